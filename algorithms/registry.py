@@ -1,0 +1,85 @@
+"""Names of algorithms. An algorithm is one file and one line here, or an entry point of another package.
+
+Modules are imported when an algorithm is asked for, so that listing names costs no torch import.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from algorithms.stage import Algorithm
+
+ENTRY_POINT_GROUP = "simpl_bench.algorithms"
+
+
+class UnknownAlgorithmError(LookupError):
+    """No algorithm has this name. The message holds the nearest valid name."""
+
+
+@dataclass(frozen=True)
+class AlgorithmEntry:
+    """Where an algorithm is found: ``target`` is ``module:attribute``, the attribute being an ``Algorithm``."""
+
+    name: str
+    target: str
+    summary: str
+
+
+_entries: dict[str, AlgorithmEntry] = {}
+
+
+def register_algorithm(name: str, target: str, summary: str) -> None:
+    """Make ``target`` (``"package.module:ATTRIBUTE"``) known as ``name``.
+
+    Raises ``ValueError`` when the name is taken by another target.
+    """
+    entry = AlgorithmEntry(name, target, summary)
+    known = _entries.setdefault(name, entry)
+    if known.target != target:
+        raise ValueError(
+            f"algorithm {name!r} is already registered as {known.target}; choose another name than {target}"
+        )
+
+
+@cache
+def _load_entry_points() -> None:
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        package = point.dist.name if point.dist is not None else "another package"
+        register_algorithm(point.name, point.value, f"from {package}")
+
+
+def algorithm_entries() -> tuple[AlgorithmEntry, ...]:
+    """All registered algorithms, in order of registration; nothing is imported."""
+    _load_entry_points()
+    return tuple(_entries.values())
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """Names of all registered algorithms, in order of registration."""
+    return tuple(entry.name for entry in algorithm_entries())
+
+
+def algorithm(name: str) -> Algorithm:
+    """Import and return the algorithm called ``name``.
+
+    Raises ``UnknownAlgorithmError`` for an unknown name and ``ImportError`` when its module cannot be imported
+    (an optional dependency is missing).
+    """
+    names = algorithm_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UnknownAlgorithmError(f"unknown algorithm {name!r}: {hint}valid: {', '.join(names)}")
+    module_name, _, attribute = _entries[name].target.partition(":")
+    found: Algorithm = getattr(importlib.import_module(module_name), attribute)
+    return found
+
+
+register_algorithm("simpl", "algorithms.simpl:ALGORITHM", "skill-based meta-reinforcement learning")
+register_algorithm("spirl", "algorithms.spirl:ALGORITHM", "skill-prior reinforcement learning, no meta-training")

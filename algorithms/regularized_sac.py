@@ -1,0 +1,277 @@
+"""Soft actor-critic over skills, regularised towards the skill prior: what SPiRL, SiMPL and MTRL share.
+
+    objective (SiMPL equations 1, 4, 5):   max E [ r - alpha KL(pi(z given s, e), p(z given s)) ]
+    TD target:     y = r + gamma (1 - done) (min_i Q'_i(s', z', e) - alpha clip(KL'))
+    critics:       mean over the two critics of (Q_i(s, z, e) - y)^2
+    policy:        mean of alpha KL(pi, p) - min_i Q_i(s, z ~ pi, e), critics frozen
+    alpha:         dual gradient towards a target divergence; it may only grow (released code)
+
+The policy is a residual around the frozen prior (SiMPL appendix E.1.3) and starts exactly at it: the residual's
+last layer is zero. gamma is per skill, whatever the skill's length.
+
+Everything works on M independent learners at once. Meta-training is M = 1 with the tasks folded into the
+batch; adapting to ten target tasks is M = 10. Axes: M model copy, B batch, D feature, E task embedding, Z skill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from algorithms.networks import MIN_SIGMA, Gaussian, SigmaParametrization, StackedMLP, softplus_inverse
+from algorithms.replay import PackedFields
+from algorithms.skill_model import SkillModel
+
+CRITICS = 2
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """Shape of the high-level policy and critics. Values: SiMPL, maze, released code."""
+
+    hidden_dim: int = 256
+    """Width (maze 256, kitchen 128; appendix E.1.3)."""
+    hidden_layers: int = 3
+    """Hidden layers: the paper counts linear layers, 4 for the maze and 6 for the kitchen (3 and 5 hidden)."""
+    sigma_parametrization: SigmaParametrization = "softplus"
+    """``softplus``: sigma = 0.001 + softplus(softplus^-1(sigma_prior) + residual) (released code);
+    ``exp``: log sigma = log sigma_prior + residual (paper, E.1.3)."""
+    standardise_states: bool = False
+    """Departure: the networks see states standardised as the skill model does (released: raw states)."""
+
+    def validate(self) -> None:
+        for name in ("hidden_dim", "hidden_layers"):
+            if not 1 <= getattr(self, name) <= 10_000:
+                raise ValueError(f"{name} is {getattr(self, name)}; valid is 1 to 10,000")
+
+
+def transition_fields(observation_dim: int, latent_dim: int) -> PackedFields:
+    """Columns of a stored skill transition. The frozen prior's (mean, sigma) at both states is computed once."""
+    return PackedFields(
+        {
+            "states": observation_dim,
+            "skills": latent_dim,
+            "rewards": 1,
+            "dones": 1,
+            "next_states": observation_dim,
+            "prior": 2 * latent_dim,
+            "next_prior": 2 * latent_dim,
+        }
+    )
+
+
+CONTEXT_LAST_FIELD = "next_states"
+"""A context transition is the leading columns (state, skill, reward, done, next state)."""
+
+
+class StateInputs:
+    """What the high-level networks see of a state: itself, or standardised as the skill model does."""
+
+    def __init__(self, model: SkillModel, standardise: bool) -> None:
+        self._model, self._standardise = model, standardise
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return self._model.standardise(states) if self._standardise else states
+
+    def pack(self, fields: PackedFields, episode: Any) -> Tensor:
+        """A ``SkillEpisode`` as rows (T', F) of ``fields``."""
+        return fields.pack(
+            {
+                "states": self(episode.states),
+                "skills": episode.skills,
+                "rewards": episode.rewards,
+                "dones": episode.dones,
+                "next_states": self(episode.next_states),
+                "prior": self._model.prior_columns(episode.states),
+                "next_prior": self._model.prior_columns(episode.next_states),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class TransitionBatch:
+    """Transitions (M, B, .) with their task embeddings (M, B, E); E may be 0."""
+
+    states: Tensor
+    skills: Tensor
+    rewards: Tensor
+    dones: Tensor
+    next_states: Tensor
+    prior: Gaussian
+    next_prior: Gaussian
+    task_embeddings: Tensor
+
+    @classmethod
+    def from_rows(cls, fields: PackedFields, rows: Tensor, task_embeddings: Tensor) -> TransitionBatch:
+        columns: dict[str, Any] = fields.unpack(rows)
+        for name in ("prior", "next_prior"):
+            columns[name] = Gaussian(*columns[name].chunk(2, dim=-1))
+        return cls(**columns, task_embeddings=task_embeddings)
+
+
+class SkillActorCritic(nn.Module):
+    """M task-conditioned residual policies, their twin critics and target critics."""
+
+    def __init__(
+        self,
+        config: ActorCriticConfig,
+        state_dim: int,
+        latent_dim: int,
+        task_embedding_dim: int,
+        model_copies: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.config, self.model_copies, self.latent_dim = config, model_copies, latent_dim
+        hidden_dims = [config.hidden_dim] * config.hidden_layers
+        policy_in = state_dim + task_embedding_dim
+        self.policy = StackedMLP(model_copies, policy_in, hidden_dims, 2 * latent_dim, generator, zero_output=True)
+        critic_shape = (CRITICS * model_copies, policy_in + latent_dim, hidden_dims, 1)
+        self.critics = StackedMLP(*critic_shape, generator)
+        self.target_critics = StackedMLP(*critic_shape, generator).requires_grad_(False)
+        self.target_critics.load_state_dict(self.critics.state_dict())
+
+    def policy_distribution(self, states: Tensor, task_embeddings: Tensor, prior: Gaussian) -> Gaussian:
+        """pi(z given s, e): (M, B, D), (M, B, E), prior (M, B, Z) -> (M, B, Z)."""
+        output = self.policy(torch.cat([states, task_embeddings], dim=-1)).float()
+        return residual_gaussian(output, prior, self.config.sigma_parametrization)
+
+    def q_values(
+        self, critics: StackedMLP, states: Tensor, task_embeddings: Tensor, skills: Tensor, frozen: bool = False
+    ) -> Tensor:
+        """Both critics' values (M, 2, B)."""
+        inputs = torch.cat([states, task_embeddings, skills], dim=-1)
+        copies, batch, dim = inputs.shape
+        both = inputs.unsqueeze(1).expand(copies, CRITICS, batch, dim).reshape(copies * CRITICS, batch, dim)
+        values: Tensor = critics(both, frozen)
+        return values.float().view(copies, CRITICS, batch)
+
+    @torch.no_grad()
+    def update_targets(self, rate: float) -> None:
+        """target <- target + rate (critic - target)"""
+        torch._foreach_lerp_(list(self.target_critics.parameters()), list(self.critics.parameters()), rate)
+
+
+def residual_gaussian(output: Tensor, prior: Gaussian, parametrization: SigmaParametrization) -> Gaussian:
+    """The policy from its network's output (..., 2 Z): residuals to the prior's mean and (raw) sigma."""
+    mean_residual, sigma_residual = output.chunk(2, dim=-1)
+    mean = prior.mean + mean_residual
+    if parametrization == "exp":
+        return Gaussian(mean, prior.sigma * sigma_residual.exp())
+    return Gaussian(mean, MIN_SIGMA + F.softplus(softplus_inverse(prior.sigma) + sigma_residual))
+
+
+@torch.no_grad()
+def td_target(
+    networks: SkillActorCritic,
+    batch: TransitionBatch,
+    coefficients: Tensor,
+    noise: Tensor,
+    discount: float,
+    kl_clip: float,
+) -> Tensor:
+    """y (M, B). ``coefficients`` broadcasts to (M, B); ``noise`` (M, B, Z). The KL clip applies here alone."""
+    embeddings = batch.task_embeddings
+    policy = networks.policy_distribution(batch.next_states, embeddings, batch.next_prior)
+    next_q = networks.q_values(networks.target_critics, batch.next_states, embeddings, policy.sample(noise))
+    penalty = coefficients * policy.kl(batch.next_prior).clamp(max=kl_clip)
+    return batch.rewards.squeeze(-1) + discount * (1 - batch.dones.squeeze(-1)) * (next_q.amin(1) - penalty)
+
+
+def critic_loss(networks: SkillActorCritic, batch: TransitionBatch, targets: Tensor) -> Tensor:
+    """(M,): mean over batch and the two critics of the squared TD error. ``targets`` (M, B)."""
+    values = networks.q_values(networks.critics, batch.states, batch.task_embeddings, batch.skills)
+    return (values - targets.unsqueeze(1)).square().mean((1, 2))
+
+
+def policy_loss(
+    networks: SkillActorCritic, batch: TransitionBatch, coefficients: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(loss (M,), KL(pi, prior) (M, B)). No gradient reaches the critics' weights or the task embeddings."""
+    embeddings = batch.task_embeddings.detach()
+    policy = networks.policy_distribution(batch.states, embeddings, batch.prior)
+    skills = policy.sample(noise)
+    values = networks.q_values(networks.critics, batch.states, embeddings, skills, frozen=True).amin(1)
+    kl = policy.kl(batch.prior)
+    return (coefficients * kl - values).mean(1), kl
+
+
+class DualCoefficients(nn.Module):
+    """alpha = softplus(raw), moved by dual gradient: up where the divergence exceeds its target.
+
+    With ``growing_only`` (released code) the gradient is clamped to <= 0, so alpha never falls; Adam's momentum
+    still lifts it a little after the divergence is below its target.
+    """
+
+    def __init__(self, initial: Tensor, learning_rate: float, growing_only: bool = True) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(softplus_inverse(initial.float()))
+        self.growing_only = growing_only
+        self.optimizer = torch.optim.Adam([self.raw], lr=learning_rate)
+
+    @property
+    def values(self) -> Tensor:
+        """Detached, in the shape of ``initial``."""
+        return F.softplus(self.raw.detach())
+
+    def update(self, excess: Tensor) -> None:
+        """One dual step. ``excess`` = divergence - target, in the shape of the coefficients; 0 where unseen."""
+        gradient = -torch.sigmoid(self.raw.detach()) * excess.detach()
+        self.raw.grad = gradient.clamp(max=0.0) if self.growing_only else gradient
+        self.optimizer.step()
+
+
+@dataclass
+class FrozenPolicies:
+    """Some of the M policies as they are now, for acting: lane i holds model ``i`` of the chosen ones."""
+
+    networks: SkillActorCritic
+    task_embeddings: Tensor
+    """(lanes, E)"""
+    inputs: StateInputs
+    skill_model: SkillModel
+    noise: Callable[[NDArray[np.int64], int], Tensor]
+    chosen_models: Tensor | None = None
+    """(lanes,) which model acts in each lane; None: all lanes share the only model."""
+    _layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for layer in self.networks.policy.layers:
+            weight, bias = layer.weight.detach(), layer.bias.detach()
+            if self.chosen_models is not None:
+                weight, bias = weight[self.chosen_models], bias[self.chosen_models]
+            self._layers.append((weight, bias))
+
+    @torch.inference_mode()
+    def __call__(self, states: Tensor, lanes: NDArray[np.int64], skill_index: int) -> Tensor:
+        """States (A, D) of the active lanes -> sampled skills (A, Z)."""
+        index = torch.from_numpy(lanes)
+        device = self.task_embeddings.device
+        prior = self.skill_model.skill_prior(states.to(device))
+        inputs = torch.cat([self.inputs(states.to(device)), self.task_embeddings[index]], dim=-1)
+        output = self._forward_shared(inputs) if self.chosen_models is None else self._forward_own(inputs, index)
+        policy = residual_gaussian(output, prior, self.networks.config.sigma_parametrization)
+        return policy.sample(self.noise(lanes, skill_index).to(device))
+
+    def _forward_shared(self, hidden: Tensor) -> Tensor:
+        for index, (weight, bias) in enumerate(self._layers):
+            hidden = torch.addmm(bias[0, 0], hidden, weight[0])
+            hidden = F.relu_(hidden) if index + 1 < len(self._layers) else hidden
+        return hidden
+
+    def _forward_own(self, inputs: Tensor, index: Tensor) -> Tensor:
+        if len(self.task_embeddings) == 1:
+            return self._forward_shared(inputs)
+        hidden = inputs.new_zeros((len(self.task_embeddings), 1, inputs.shape[1]))
+        hidden[index, 0] = inputs
+        for layer, (weight, bias) in enumerate(self._layers):
+            hidden = torch.baddbmm(bias, hidden, weight)
+            hidden = F.relu_(hidden) if layer + 1 < len(self._layers) else hidden
+        return hidden[index, 0]

@@ -1,0 +1,184 @@
+"""Roll-outs of skills: a high-level policy picks a skill every K env_steps, the low-level policy acts in between.
+
+    env_steps   0 1 2 ... 9 | 10 ... 19 | 20 21 22            K = 10; the episode ends at env_step 22
+    skills          z_0     |    z_1    |   z_2               3 skill transitions; the last one is cut short
+    reward      r_0 + ... + r_9         |   undiscounted sum over the skill
+    done            0       |     0     |    1 if it terminated, 0 if the time limit cut it (truncation bootstraps)
+
+Axes: L lane, A active lane, B transition, D feature, Z latent dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from algorithms.networks import FoldedMLP
+from algorithms.skill_model import SkillModel
+from envs.core import Task, World
+from envs.randomness import keyed_rng
+
+HighLevelPolicy = Callable[[Tensor, NDArray[np.int64], int], Tensor]
+"""(states (A, D), active lanes (A,), index of the skill in its episode) -> skills (A, Z)"""
+
+EpisodeKey = tuple[int, *tuple[int | str, ...]]
+"""(seed, *key): what an episode draws everything random from."""
+
+
+@dataclass(frozen=True)
+class SkillEpisode:
+    """One episode as T' skill transitions."""
+
+    states: Tensor
+    """(T', D)"""
+    skills: Tensor
+    """(T', Z)"""
+    rewards: Tensor
+    """(T', 1), summed over the skill"""
+    dones: Tensor
+    """(T', 1), 1 where the episode terminated within the skill"""
+    next_states: Tensor
+    """(T', D)"""
+    length: int
+    """env_steps"""
+    episode_return: float
+    path: NDArray[np.float32] | None = None
+    """Observations at every env_step (length + 1, D), where asked for."""
+
+
+class LowLevelPolicy:
+    """The frozen skill decoder, acting on a batch with its mean, clipped to the action bounds by the world."""
+
+    def __init__(self, model: SkillModel) -> None:
+        self.skill_length = model.config.skill_length
+        self.action_dim = model.action_dim
+        self._network = FoldedMLP(model.decoder)
+        self._mean = model.state_mean.cpu()
+        self._inverse_sigma = 1.0 / model.state_sigma.cpu()
+        self._observation_dim = model.observation_dim
+        self._inputs = torch.empty((0, 0))
+
+    def begin(self, skills: Tensor) -> None:
+        """Hold skills (A, Z) until the next ``begin``."""
+        inputs = torch.empty((len(skills), self._observation_dim + skills.shape[1]))
+        inputs[:, self._observation_dim :] = skills
+        self._inputs = inputs
+
+    def act(self, states: Tensor) -> Tensor:
+        """Actions (A, action_dim) at states (A, D) under the held skills; overwritten by the next call."""
+        part = self._inputs[:, : self._observation_dim]
+        torch.sub(states, self._mean, out=part)
+        part.mul_(self._inverse_sigma)
+        return self._network(self._inputs)
+
+    def drop(self, kept: NDArray[np.bool_]) -> None:
+        """Keep only these of the active lanes."""
+        self._inputs = self._inputs[torch.from_numpy(kept)]
+
+
+class _SkillRecord:
+    """What one round of skills brought: arrays over the lanes that were active at its start."""
+
+    def __init__(self, lanes: NDArray[np.int64], states: NDArray[np.float32], skills: Tensor) -> None:
+        self.lanes, self.states, self.skills = lanes, states, skills
+        self.rewards: NDArray[np.float32] = np.zeros(0, np.float32)
+        self.dones: NDArray[np.float32] = np.zeros(0, np.float32)
+        self.next_states: NDArray[np.float32] = states
+
+
+def collect_episodes(
+    world: World,
+    tasks: Sequence[Task],
+    episode_keys: Sequence[EpisodeKey],
+    high_level_policy: HighLevelPolicy,
+    low_level_policy: LowLevelPolicy,
+    record_paths: bool = False,
+) -> list[SkillEpisode]:
+    """One episode per task, in lockstep; lane i holds ``tasks[i]`` and draws from ``episode_keys[i]``."""
+    lane_count = len(tasks)
+    observations = np.array(world.start(tasks, episode_keys), dtype=np.float32)
+    actions = np.zeros((world.num_envs, low_level_policy.action_dim), np.float32)
+    rewards = np.zeros(world.num_envs, np.float32)
+    lengths = np.zeros(world.num_envs, np.int64)
+    terminated = np.zeros(world.num_envs, np.bool_)
+    records: list[_SkillRecord] = []
+    paths = [observations[:lane_count].copy()] if record_paths else []
+    while len(world.active_lanes):
+        lanes = world.active_lanes.copy()
+        states = observations[lanes]
+        skills = high_level_policy(torch.from_numpy(states), lanes, len(records)).cpu()
+        low_level_policy.begin(skills)
+        record = _SkillRecord(lanes, states, skills)
+        rewards[lanes] = 0.0
+        active = lanes
+        for _ in range(low_level_policy.skill_length):
+            states_now = observations if len(active) == world.num_envs else observations[active]
+            actions[active] = low_level_policy.act(torch.from_numpy(states_now)).numpy()
+            observations, step_rewards, terminations, _, _ = world.step(actions)
+            rewards += step_rewards
+            lengths[active] += 1
+            if record_paths:
+                paths.append(observations[:lane_count].copy())
+            still_active = world.active_lanes
+            if len(still_active) != len(active):
+                terminated |= terminations
+                if len(still_active) == 0:
+                    break
+                low_level_policy.drop(np.isin(active, still_active, assume_unique=True))
+                active = still_active.copy()
+        record.rewards, record.dones = rewards[lanes], terminated[lanes].astype(np.float32)
+        record.next_states = observations[lanes]
+        records.append(record)
+    return _split_by_lane(records, lane_count, lengths, np.stack(paths, axis=1) if record_paths else None)
+
+
+def _split_by_lane(
+    records: Sequence[_SkillRecord], lane_count: int, lengths: NDArray[np.int64], paths: NDArray[np.float32] | None
+) -> list[SkillEpisode]:
+    """Rounds of skills over lanes -> episodes; a lane's transitions keep their order."""
+    lanes = np.concatenate([record.lanes for record in records])
+    order = torch.from_numpy(np.argsort(lanes, kind="stable"))
+    counts = np.bincount(lanes, minlength=lane_count)[:lane_count].tolist()
+
+    def split(name: str) -> tuple[Tensor, ...]:
+        parts: list[Any] = [getattr(record, name) for record in records]
+        flat = torch.cat([torch.as_tensor(part) for part in parts])[order]
+        return (flat if flat.ndim == 2 else flat[:, None]).split(counts)
+
+    columns = (split("states"), split("skills"), split("rewards"), split("dones"), split("next_states"))
+    return [
+        SkillEpisode(
+            states=states,
+            skills=skills,
+            rewards=rewards,
+            dones=dones,
+            next_states=next_states,
+            length=int(lengths[lane]),
+            episode_return=float(rewards.sum()),
+            path=None if paths is None else paths[lane, : int(lengths[lane]) + 1],
+        )
+        for lane, (states, skills, rewards, dones, next_states) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+class EpisodeNoise:
+    """Standard normal noise for the skills of each lane's episode, keyed by its episode: (L, T', Z)."""
+
+    def __init__(self, episode_keys: Sequence[EpisodeKey], max_skills: int, latent_dim: int) -> None:
+        shape = (max_skills, latent_dim)
+        draws = [keyed_rng(*key, "skills").standard_normal(shape, np.float32) for key in episode_keys]
+        self.values = torch.from_numpy(np.stack(draws))
+
+    def __call__(self, lanes: NDArray[np.int64], skill_index: int) -> Tensor:
+        return self.values[torch.from_numpy(lanes), skill_index]
+
+
+def max_skills_per_episode(episode_env_steps: int, skill_length: int) -> int:
+    """High-level decisions in an episode that runs to the time limit."""
+    return -(-episode_env_steps // skill_length)

@@ -1,0 +1,124 @@
+"""A stage: a resumable, deterministic function (config, input artefacts, seed) -> artefact.
+
+The harness calls ``advance`` until ``finished``, saves ``state_dict`` from time to time, and at the end asks
+for the artefact. Nothing here imports torch, so that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from envs.core import TaskDistribution
+
+
+@dataclass(frozen=True)
+class EpisodeRow:
+    """The unit of result: one training episode as it was collected. The harness adds run and seconds."""
+
+    phase: str
+    """``meta_train_prior``, ``meta_train_posterior``, ``explore`` or ``adapt``."""
+    task: int
+    """Index into the train tasks (meta_train_*) or the target tasks (explore, adapt)."""
+    episode: int
+    """Counts from 0 within (stage, task); exploration episodes count too."""
+    env_steps: int
+    """Environment steps taken on this task in this stage, this episode included."""
+    episode_return: float
+    success: bool
+    """True when the episode reached the largest possible return."""
+    length: int
+    """Environment steps of this episode."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one ``advance`` brought."""
+
+    episodes: Sequence[EpisodeRow] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Diagnostics (losses, KLs, coefficients), appended to ``metrics.jsonl``."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """For the progress bar: ``done`` of ``total`` ``unit``; ``success`` so far where it has a meaning."""
+
+    done: int
+    total: int
+    unit: str
+    success: float | None = None
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage is given besides its config."""
+
+    task_distribution: TaskDistribution
+    target_tasks: tuple[int, ...]
+    """Indices of the target tasks to adapt to (``--tasks``)."""
+    seed: int
+    inputs: Mapping[str, Path]
+    """Folder of each input artefact, by stage name."""
+    device: str = "cpu"
+    threads: int = 1
+
+
+class Stage(ABC):
+    """See the module's docstring. Everything random is keyed by ``context.seed`` or kept in the state."""
+
+    @property
+    @abstractmethod
+    def progress(self) -> Progress: ...
+
+    @property
+    def finished(self) -> bool:
+        return self.progress.done >= self.progress.total
+
+    @abstractmethod
+    def advance(self) -> StageReport:
+        """Do one short piece of work (at most a few seconds, so that a signal is answered soon)."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit: tensors, numbers, strings, lists and dicts of these only."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    def write_artefact(self, folder: Path) -> dict[str, Any]:
+        """Write the artefact's files into ``folder``; return the numbers that belong in its manifest."""
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """How the harness makes a stage."""
+
+    name: str
+    """``data``, ``skills``, ``bc``, ``meta_train`` or ``adapt``."""
+    config_class: type[Any]
+    """Frozen dataclass; each field with a docstring that names its source."""
+    factory: Callable[[Any, StageContext], Stage]
+    inputs: tuple[str, ...]
+    """Names of the stages whose artefacts it reads, ``data`` included."""
+    tasks: Literal["none", "train", "target"]
+    """Which tasks (and so the world) determine its result: part of its hash."""
+    implementation: str
+    """Names the computation in the hash (``skill_vae/1``): equal stages of two algorithms are shared."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A recipe of stages. Chosen by ``--algo``."""
+
+    name: str
+    title: str
+    stages: tuple[StageSpec, ...]
+    """In order, without ``data``: the harness prepends it where a stage names it as an input."""
+    presets: Mapping[tuple[str, str], Mapping[str, Any]]
+    """(family of task distributions, preset) -> {``stage.field``: value}; ``paper`` is usually {}."""
+    needs_train_tasks: bool = False

@@ -1,0 +1,91 @@
+"""The nouns of the environment layer: task, world, data source, task distribution.
+
+Axes: L lane, D observation feature, A action feature, T time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from envs.trajectories import Trajectories
+
+Float32Array = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One MDP of a distribution. ``spec`` says to the world which (maze: ``{"goal": [x, y]}``)."""
+
+    name: str
+    spec: Mapping[str, Any]
+
+
+class World(VectorEnv[Any, Any, Any]):
+    """A simulator stepped as a batch of L lanes; each lane holds one episode of one task.
+
+    Unlike a plain ``VectorEnv`` a lane is never reset by itself: a finished lane stays finished (and costs
+    nothing) until the next ``reset``.
+    """
+
+    active_lanes: NDArray[np.int64]
+    """Indices of the lanes whose episode still runs, ascending."""
+
+    def start(self, tasks: Sequence[Task], episode_keys: Sequence[tuple[int | str, ...]]) -> Float32Array:
+        """Start one episode per lane and return the first observations (L, D).
+
+        ``tasks`` may be shorter than L: the remaining lanes stay finished. Lane i draws everything random
+        about its episode from ``keyed_rng(*episode_keys[i])``.
+        """
+        raise NotImplementedError
+
+
+class DataSource(Protocol):
+    """Offline trajectories made in chunks, so that building them can be interrupted and resumed."""
+
+    config_class: type[Any]
+    """A frozen dataclass: every setting that determines the data, its own ``seed`` included."""
+
+    def num_chunks(self, config: Any) -> int: ...
+
+    def build_chunk(self, config: Any, chunk_index: int, threads: int) -> Trajectories:
+        """Chunk ``chunk_index``: a pure function of (config, chunk_index), whatever ``threads`` is."""
+        ...
+
+    def draw_coverage(self, trajectories: Trajectories, path: Path) -> None:
+        """Write a PNG that shows which states the trajectories visit."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskDistribution:
+    """A named set of meta-training and target tasks, with the world they live in. Chosen by ``--env``."""
+
+    name: str
+    family: str
+    """Presets of algorithms are looked up by family: ``maze`` covers all maze distributions."""
+    summary: str
+    train_tasks: tuple[Task, ...]
+    target_tasks: tuple[Task, ...]
+    make_world: Callable[..., World]
+    """``make_world(num_lanes: int, threads: int = 1) -> World``"""
+    world_fingerprint: str
+    """Text that determines the dynamics (layout, constants, mujoco version): part of artefact hashes."""
+    observation_dim: int
+    action_dim: int
+    episode_env_steps: int
+    """Time limit of an episode; reaching it is truncation, not termination."""
+    score_range: tuple[float, float]
+    """Lowest and highest possible return of an episode."""
+    data_source: DataSource | None
+    data_presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """preset name -> {data config field: value}"""
+    draw_paths: Callable[[Sequence[NDArray[np.floating[Any]]], Sequence[Task], Path, str], None] | None = None
+    """``draw_paths(observations of each episode [(T, D)], tasks, png_path, title)``: episodes on the map."""
