@@ -1,0 +1,103 @@
+"""Task distributions by name: what ``--env`` can be.
+
+Everything is imported lazily, so listing names needs neither MuJoCo nor matplotlib. Other packages add theirs through
+the entry point group ``simpl_bench.task_distributions`` (name = distribution, value = ``module:factory``) or by
+calling ``register_task_distribution``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from envs.core import TaskDistribution
+
+ENTRY_POINT_GROUP = "simpl_bench.task_distributions"
+
+Factory = Callable[[str], "TaskDistribution"]
+
+
+class UnknownTaskDistributionError(ValueError):
+    """No task distribution of that name; the message names the nearest one."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    factory: str | Factory
+    summary: str
+
+
+_entries: dict[str, _Entry] = {}
+
+
+def register_task_distribution(name: str, factory: str | Factory, summary: str) -> None:
+    """Make ``name`` known. ``factory`` takes the name and returns the ``TaskDistribution``.
+
+    It may be given as ``"module:attribute"``, which is imported when first asked for. Raises ``ValueError`` if
+    the name is taken or the text is not of that form.
+    """
+    if name in _entries:
+        raise ValueError(f"task distribution {name!r} is already registered")
+    if isinstance(factory, str) and factory.count(":") != 1:
+        raise ValueError(f"factory of task distribution {name!r} is {factory!r}; expected 'module:attribute'")
+    _entries[name] = _Entry(factory, summary)
+
+
+@cache
+def _discover_entry_points() -> None:
+    """Register what installed packages declare; names of this package win."""
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        if entry_point.name not in _entries:
+            package = entry_point.dist.name if entry_point.dist is not None else entry_point.value
+            register_task_distribution(entry_point.name, entry_point.value, f"from {package}")
+
+
+def task_distribution_names() -> tuple[str, ...]:
+    """All names, in order of registration."""
+    _discover_entry_points()
+    return tuple(_entries)
+
+
+def task_distribution_summary(name: str) -> str:
+    """One line about it, without importing it. Raises ``UnknownTaskDistributionError``."""
+    return _entry(name).summary
+
+
+@cache
+def task_distribution(name: str) -> TaskDistribution:
+    """Build the named task distribution. Raises ``UnknownTaskDistributionError``."""
+    factory = _entry(name).factory
+    if isinstance(factory, str):
+        module, attribute = factory.split(":")
+        loaded: Factory = getattr(importlib.import_module(module), attribute)
+        return loaded(name)
+    return factory(name)
+
+
+def _entry(name: str) -> _Entry:
+    names = task_distribution_names()
+    if name not in _entries:
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+        raise UnknownTaskDistributionError(
+            f"unknown task distribution {name!r}; nearest: {nearest[0]!r}; valid: {', '.join(names)}"
+        )
+    return _entries[name]
+
+
+_MAZE = "envs.maze.tasks:make_task_distribution"
+register_task_distribution("maze", _MAZE, "reach a goal in the 20x20 maze: 40 training and 10 target goals")
+register_task_distribution("maze-20", _MAZE, "maze with 20 training goals")
+register_task_distribution("maze-10", _MAZE, "maze with 10 training goals")
+register_task_distribution("maze-top-top", _MAZE, "training and target goals in the top quarter: aligned")
+register_task_distribution(
+    "maze-top-bottom", _MAZE, "training goals at the top, target goals at the bottom: misaligned"
+)
+register_task_distribution("maze-easy", _MAZE, "20 adjacent training goals at short range")
+register_task_distribution("maze-medium", _MAZE, "20 training goals at short range in all directions")
+register_task_distribution("maze-hard", _MAZE, "the goals of maze: long range, large variance")

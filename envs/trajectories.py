@@ -1,0 +1,180 @@
+"""Offline trajectories without rewards or task labels: flat arrays plus episode ends.
+
+::
+
+    observations  o0 o1 o2 o3 | o0 o1 o2 | ...     (sum T, D) float32
+    actions       a0 a1 a2 a3 | a0 a1 a2 | ...     (sum T, A) float32, a_t was applied in o_t
+    episode_ends              4          7 ...     (E,) int64, exclusive
+
+On disk they are D4RL's flat HDF5 (Fu et al., 2020): ``observations``, ``actions``, ``rewards``, ``terminals``,
+``timeouts``. Axes: E episode, T time, D observation feature, A action feature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_HDF5_KEYS = ("observations", "actions", "terminals", "timeouts")
+
+
+class TrajectoryError(ValueError):
+    """Trajectories, or a file of them, that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Episodes laid end to end; see the module's docstring for the layout."""
+
+    observations: NDArray[np.float32]
+    """(sum T, D) float32."""
+    actions: NDArray[np.float32]
+    """(sum T, A) float32: the action applied in the observation of the same row."""
+    episode_ends: NDArray[np.int64]
+    """(E,) int64, strictly increasing: one past each episode's last row."""
+
+    @staticmethod
+    def concatenate(parts: Sequence[Trajectories]) -> Trajectories:
+        """All episodes of ``parts`` in order. Raises ``TrajectoryError`` if there are none."""
+        if not parts:
+            raise TrajectoryError("cannot concatenate 0 sets of trajectories: at least one is needed")
+        offsets = np.cumsum([0, *(len(part.observations) for part in parts[:-1])])
+        return Trajectories(
+            observations=np.concatenate([part.observations for part in parts]),
+            actions=np.concatenate([part.actions for part in parts]),
+            episode_ends=np.concatenate(
+                [part.episode_ends + offset for part, offset in zip(parts, offsets, strict=True)]
+            ),
+        )
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.episode_ends)
+
+    @property
+    def num_transitions(self) -> int:
+        return len(self.observations)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Transitions of each episode, (E,)."""
+        return np.diff(self.episode_ends, prepend=0)
+
+    def split(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """(observations (T, D), actions (T, A)) of each episode, as views."""
+        starts = self.episode_ends - self.lengths
+        return [
+            (self.observations[start:end], self.actions[start:end])
+            for start, end in zip(starts, self.episode_ends, strict=True)
+        ]
+
+    def checksum(self) -> str:
+        """SHA-256 (hex) of the contents: shapes and little-endian bytes, whatever file they came from."""
+        digest = hashlib.sha256()
+        for name, array, dtype in (
+            ("observations", self.observations, "<f4"),
+            ("actions", self.actions, "<f4"),
+            ("episode_ends", self.episode_ends, "<i8"),
+        ):
+            digest.update(f"{name}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+        return digest.hexdigest()
+
+    def validate(self, observation_dim: int, action_dim: int, min_length: int) -> None:
+        """Refuse trajectories that training could not use.
+
+        ``min_length`` (env_steps) is the shortest episode that is of any use, for example skill length + 1; shorter
+        episodes are allowed as long as one is at least this long. Raises ``TrajectoryError`` naming the first defect.
+        """
+        for name, array, width in (
+            ("observations", self.observations, observation_dim),
+            ("actions", self.actions, action_dim),
+        ):
+            if array.ndim != 2 or array.shape[1] != width:
+                raise TrajectoryError(f"{name} have shape {array.shape}; expected (transitions, {width})")
+            finite_rows = np.isfinite(array).all(axis=1)
+            if not finite_rows.all():
+                raise TrajectoryError(f"{name} row {int(np.argmin(finite_rows))} holds NaN or infinity")
+        if len(self.observations) != len(self.actions):
+            raise TrajectoryError(
+                f"{len(self.observations)} observations but {len(self.actions)} actions; they must be paired"
+            )
+        if self.episode_ends.ndim != 1 or len(self.episode_ends) == 0:
+            raise TrajectoryError(f"episode_ends have shape {self.episode_ends.shape}; expected (episodes,), not empty")
+        if (self.lengths <= 0).any():
+            episode = int(np.argmax(self.lengths <= 0))
+            raise TrajectoryError(f"episode_ends must increase strictly from above 0; episode {episode} is empty")
+        if self.episode_ends[-1] != len(self.observations):
+            raise TrajectoryError(
+                f"the last episode ends at {self.episode_ends[-1]} but there are {len(self.observations)} transitions"
+            )
+        if self.lengths.max() < min_length:
+            raise TrajectoryError(
+                f"the longest episode has {self.lengths.max()} env_steps; at least one needs {min_length} or more"
+            )
+
+    def save_hdf5(self, path: Path) -> None:
+        """Write D4RL's flat HDF5, atomically (temporary name, fsync, rename).
+
+        Rewards are all zero, since the data carries none, and each episode's last row is a timeout.
+        """
+        import h5py  # imported on use: reading or writing a file is the only thing that needs it
+
+        timeouts = np.zeros(len(self.observations), dtype=bool)
+        timeouts[self.episode_ends - 1] = True
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with h5py.File(temporary, "w") as file:
+                file["observations"] = self.observations
+                file["actions"] = self.actions
+                file["rewards"] = np.zeros(len(self.observations), dtype=np.float32)
+                file["terminals"] = np.zeros(len(self.observations), dtype=bool)
+                file["timeouts"] = timeouts
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def load_hdf5(path: Path) -> Trajectories:
+        """Read D4RL's flat HDF5. An episode ends where ``terminals`` or ``timeouts`` is set.
+
+        A last episode that carries neither mark ends with the file. Raises ``TrajectoryError`` for a file that is
+        missing, truncated, not HDF5, or without one of the keys. Call ``validate`` for what is inside.
+        """
+        import h5py
+
+        path = Path(path)
+        if not path.is_file():
+            raise TrajectoryError(f"{path}: no such file")
+        try:
+            with h5py.File(path, "r") as file:
+                missing = [key for key in _HDF5_KEYS if key not in file]
+                if missing:
+                    raise TrajectoryError(f"{path}: no {', '.join(missing)}; D4RL's format needs {_HDF5_KEYS}")
+                arrays = {key: file[key][()] for key in _HDF5_KEYS}
+        except (OSError, RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise TrajectoryError(f"{path}: not a readable HDF5 file, perhaps truncated ({reason})") from error
+        rows = {key: len(array) if np.ndim(array) else 0 for key, array in arrays.items()}
+        if len(set(rows.values())) != 1 or rows["observations"] == 0:
+            raise TrajectoryError(f"{path}: arrays need the same number of rows, above 0; found {rows}")
+        ends = np.flatnonzero(
+            np.asarray(arrays["terminals"], bool).ravel() | np.asarray(arrays["timeouts"], bool).ravel()
+        )
+        episode_ends = ends.astype(np.int64) + 1
+        if len(episode_ends) == 0 or episode_ends[-1] != rows["observations"]:
+            episode_ends = np.append(episode_ends, np.int64(rows["observations"]))
+        return Trajectories(
+            observations=np.asarray(arrays["observations"], np.float32),
+            actions=np.asarray(arrays["actions"], np.float32),
+            episode_ends=episode_ends,
+        )
