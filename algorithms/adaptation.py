@@ -12,6 +12,7 @@ Axes: M learner (target task), B batch, E task embedding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,14 @@ from algorithms.regularized_sac import (
     transition_fields,
 )
 from algorithms.replay import MultiTaskReplay
-from algorithms.rollout import EpisodeKey, EpisodeNoise, LowLevelPolicy, collect_episodes, max_skills_per_episode
+from algorithms.rollout import (
+    EpisodeKey,
+    EpisodeNoise,
+    LowLevelPolicy,
+    SkillEpisode,
+    collect_episodes,
+    max_skills_per_episode,
+)
 from algorithms.skill_model import SkillModel, load_skill_model
 from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport
 
@@ -56,6 +64,9 @@ class AdaptConfig:
     """Skill transitions kept per task (paper: 20,000)."""
     transition_reuse: float = 256.0
     """Updates per episode = this x skill transitions / batch_size (released: 256)."""
+    updates_per_episode: int = 0
+    """Departure: this many updates after each episode, whatever its length, so that all learners keep step and
+    collect together (0: by ``transition_reuse``, as released)."""
     learning_rate: float = 3e-4
     """Adam, for policy and critics (paper: 3e-4)."""
     coefficient_learning_rate: float = 3e-4
@@ -68,10 +79,15 @@ class AdaptConfig:
     """Clip of the KL in the TD target (released: maze 5)."""
     discount: float = 0.99
     """Per skill (released)."""
+    n_step: int = 1
+    """Departure: TD targets look this many skills ahead along the stored episode, uncorrected and without the KL of
+    the skills in between (released: 1)."""
     target_rate: float = 0.005
     """Smoothing of the target critics (released)."""
     rewarded_fraction: float = 0.0
     """Departure: this part of each batch is drawn from rewarded transitions, where there are any (released: 0)."""
+    clip_targets: bool = False
+    """Departure: TD targets never exceed the highest possible return, so that values cannot diverge (released: off)."""
     bf16: bool = False
     """Departure: hidden layers in bfloat16 autocast (off: float32)."""
 
@@ -84,6 +100,10 @@ class AdaptConfig:
             raise ValueError(f"batch_size is {self.batch_size}; valid is 1 to replay_capacity ({self.replay_capacity})")
         if not 0 <= self.rewarded_fraction <= 1:
             raise ValueError(f"rewarded_fraction is {self.rewarded_fraction}; valid is 0 to 1")
+        if not 0 <= self.updates_per_episode <= 10**6:
+            raise ValueError(f"updates_per_episode is {self.updates_per_episode}; valid is 0 to 1,000,000")
+        if not 1 <= self.n_step <= 10_000:
+            raise ValueError(f"n_step is {self.n_step}; valid is 1 to 10,000")
         if self.transition_reuse <= 0:
             raise ValueError(f"transition_reuse is {self.transition_reuse}; valid is above 0")
 
@@ -100,13 +120,16 @@ class SkillAdaptation(Stage):
         self.low_level_policy = LowLevelPolicy(load_skill_model(context.inputs["skills"]))
         self.inputs = StateInputs(self.skill_model, actor_critic.standardise_states)
         self.fields = transition_fields(self.distribution.observation_dim, self.skill_model.config.latent_dim)
+        self.highest_target = self.distribution.score_range[1] if config.clip_targets else math.inf
         self.target_tasks = list(context.target_tasks)
         self.learning_tasks = list(context.target_tasks)
         """Target tasks still being learned: learner i of the stack learns ``learning_tasks[i]``."""
         self.networks, self.task_embeddings, self.coefficients = self.initial_learners()
         self._make_optimizers()
         copies = len(self.learning_tasks)
-        self.replay = MultiTaskReplay(copies, config.replay_capacity, self.fields, context.device)
+        self.replay = MultiTaskReplay(
+            copies, config.replay_capacity, self.fields, context.device, reward_field="td_rewards"
+        )
         self.owed_updates = torch.zeros(copies, dtype=torch.int64)
         self.updates = torch.zeros(copies, dtype=torch.int64)
         self.episodes: dict[int, int] = dict.fromkeys(self.target_tasks, 0)
@@ -147,12 +170,16 @@ class SkillAdaptation(Stage):
             success=sum(successes) / len(successes) if successes else None,
         )
 
+    @property
+    def finished(self) -> bool:
+        return not self.learning_tasks
+
     def advance(self) -> StageReport:
         explored = self.explore()
         if explored is not None:
             return explored
         rows = self._collect_where_waiting()
-        updates = min(int(self.owed_updates.min()), self.MAX_UPDATES_PER_ADVANCE) if self.learning_tasks else 0
+        updates = min(int(self.owed_updates.min()), self.MAX_UPDATES_PER_ADVANCE)
         metrics: dict[str, float] = {}
         for _ in range(updates):
             metrics = self._update()
@@ -178,10 +205,10 @@ class SkillAdaptation(Stage):
         episodes = self.collect(tasks, keys, policies)
         rows = []
         for learner, task, episode in zip(waiting.tolist(), tasks, episodes, strict=True):
-            self.replay.add(learner, self.inputs.pack(self.fields, episode))
+            self.replay.add(learner, self.pack(episode))
             if int(self.replay.sizes[learner]) >= self.config.batch_size:
-                collected = len(episode.states)
-                self.owed_updates[learner] = round(self.config.transition_reuse * collected / self.config.batch_size)
+                by_reuse = round(self.config.transition_reuse * len(episode.states) / self.config.batch_size)
+                self.owed_updates[learner] = self.config.updates_per_episode or by_reuse
             rows.append(self.row("adapt", task, episode))
         return rows
 
@@ -190,6 +217,9 @@ class SkillAdaptation(Stage):
         return collect_episodes(
             world, [self.distribution.target_tasks[task] for task in tasks], keys, policy, self.low_level_policy
         )
+
+    def pack(self, episode: SkillEpisode) -> Tensor:
+        return self.inputs.pack(self.fields, episode, self.config.discount, self.config.n_step)
 
     def episode_key(self, task: int, episode: int) -> EpisodeKey:
         return (self.context.seed, "adapt", task, episode)
@@ -234,7 +264,7 @@ class SkillAdaptation(Stage):
         config = self.config
         autocast = torch.autocast(self.context.device, dtype=torch.bfloat16, enabled=config.bf16)
         with autocast:
-            targets = td_target(self.networks, batch, coefficients, noise[0], config.discount, config.kl_clip)
+            targets = td_target(self.networks, batch, coefficients, noise[0], config.kl_clip, self.highest_target)
             losses = critic_loss(self.networks, batch, targets)
         self.critic_optimizer.zero_grad()
         losses.sum().backward()  # a sum: each learner's gradient is its own

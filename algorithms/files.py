@@ -29,8 +29,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """Read what ``save_tensors`` wrote, to the CPU; a damaged or foreign file raises ``DamagedFileError``."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
         raise DamagedFileError(f"{path} cannot be read ({type(error).__name__}: {reason})") from error
     if not isinstance(state, dict):
         raise DamagedFileError(f"{path} holds a {type(state).__name__}, not a mapping of tensors")

@@ -6,6 +6,7 @@ leading M axis, so that M learners cost one batched matrix product instead of M 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -79,6 +80,8 @@ class StackedLinear(nn.Module):
         weight, bias = (self.weight.detach(), self.bias.detach()) if frozen else (self.weight, self.bias)
         if weight.shape[0] == 1:  # a plain product is faster than a batch of one
             return torch.addmm(bias[0, 0], inputs[0], weight[0]).unsqueeze(0)
+        if weight.shape[2] == 1:  # a batched product with one column is slow in both directions
+            return (inputs * weight.transpose(1, 2)).sum(-1, keepdim=True) + bias
         return torch.baddbmm(bias, inputs, weight)
 
 
@@ -96,14 +99,14 @@ class StackedMLP(nn.Module):
     ) -> None:
         super().__init__()
         dims = [in_dim, *hidden_dims]
-        layers = [StackedLinear(model_copies, a, b, generator) for a, b in zip(dims[:-1], dims[1:], strict=True)]
+        layers = [StackedLinear(model_copies, a, b, generator) for a, b in itertools.pairwise(dims)]
         layers.append(StackedLinear(model_copies, dims[-1], out_dim, generator, zero_init=zero_output))
         self.layers = nn.ModuleList(layers)
 
     def forward(self, inputs: Tensor, frozen: bool = False) -> Tensor:
         hidden = inputs
         for layer in self.layers[:-1]:
-            hidden = F.relu(layer(hidden, frozen), inplace=not frozen or not hidden.requires_grad)
+            hidden = F.relu(layer(hidden, frozen), inplace=True)
         with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round values to 1 part in 256
             output: Tensor = self.layers[-1](hidden.float(), frozen)
         return output
@@ -117,7 +120,7 @@ class BatchNormMLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, hidden_layers: int, out_dim: int) -> None:
         super().__init__()
         dims = [in_dim] + [hidden_dim] * hidden_layers
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(dims))
         self.norms = nn.ModuleList(nn.BatchNorm1d(hidden_dim) for _ in range(hidden_layers))
         self.head = nn.Linear(hidden_dim, out_dim)
 

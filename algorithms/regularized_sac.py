@@ -1,7 +1,7 @@
 """Soft actor-critic over skills, regularised towards the skill prior: what SPiRL, SiMPL and MTRL share.
 
     objective (SiMPL equations 1, 4, 5):   max E [ r - alpha KL(pi(z given s, e), p(z given s)) ]
-    TD target:     y = r + gamma (1 - done) (min_i Q'_i(s', z', e) - alpha clip(KL'))
+    TD target:     y = r + gamma (1 - done) (min_i Q'_i(s', z', e) - alpha clip(KL'))      (or n skills ahead)
     critics:       mean over the two critics of (Q_i(s, z, e) - y)^2
     policy:        mean of alpha KL(pi, p) - min_i Q_i(s, z ~ pi, e), critics frozen
     alpha:         dual gradient towards a target divergence; it may only grow (released code)
@@ -15,9 +15,9 @@ batch; adapting to ten target tasks is M = 10. Axes: M model copy, B batch, D fe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from algorithms.networks import MIN_SIGMA, Gaussian, SigmaParametrization, StackedMLP, softplus_inverse
+from algorithms.networks import MIN_SIGMA, Gaussian, SigmaParametrization, StackedLinear, StackedMLP, softplus_inverse
 from algorithms.replay import PackedFields
+from algorithms.rollout import SkillEpisode
 from algorithms.skill_model import SkillModel
 
 CRITICS = 2
@@ -45,6 +46,8 @@ class ActorCriticConfig:
     ``exp``: log sigma = log sigma_prior + residual (paper, E.1.3)."""
     standardise_states: bool = False
     """Departure: the networks see states standardised as the skill model does (released: raw states)."""
+    zero_initial_values: bool = False
+    """Departure: critics start at 0 everywhere, so that the policy does not chase random values (released: off)."""
 
     def validate(self) -> None:
         for name in ("hidden_dim", "hidden_layers"):
@@ -53,7 +56,12 @@ class ActorCriticConfig:
 
 
 def transition_fields(observation_dim: int, latent_dim: int) -> PackedFields:
-    """Columns of a stored skill transition. The frozen prior's (mean, sigma) at both states is computed once."""
+    """Columns of a stored skill transition.
+
+    First the transition itself, as a context sees it; then what its TD target needs, n skills ahead: the discounted
+    rewards on the way, the discount of the value there (0 after termination), the state there, and the frozen
+    prior's (mean, sigma) here and there, computed once.
+    """
     return PackedFields(
         {
             "states": observation_dim,
@@ -61,8 +69,11 @@ def transition_fields(observation_dim: int, latent_dim: int) -> PackedFields:
             "rewards": 1,
             "dones": 1,
             "next_states": observation_dim,
+            "td_rewards": 1,
+            "td_discounts": 1,
+            "td_states": observation_dim,
             "prior": 2 * latent_dim,
-            "next_prior": 2 * latent_dim,
+            "td_prior": 2 * latent_dim,
         }
     )
 
@@ -80,8 +91,10 @@ class StateInputs:
     def __call__(self, states: Tensor) -> Tensor:
         return self._model.standardise(states) if self._standardise else states
 
-    def pack(self, fields: PackedFields, episode: Any) -> Tensor:
-        """A ``SkillEpisode`` as rows (T', F) of ``fields``."""
+    def pack(self, fields: PackedFields, episode: SkillEpisode, discount: float, n_step: int) -> Tensor:
+        """An episode as rows (T', F) of ``fields``; ``discount`` is per skill."""
+        td_rewards, td_discounts, last = n_step_returns(episode.rewards, episode.dones, discount, n_step)
+        td_states = episode.next_states[last]
         return fields.pack(
             {
                 "states": self(episode.states),
@@ -89,10 +102,28 @@ class StateInputs:
                 "rewards": episode.rewards,
                 "dones": episode.dones,
                 "next_states": self(episode.next_states),
+                "td_rewards": td_rewards,
+                "td_discounts": td_discounts,
+                "td_states": self(td_states),
                 "prior": self._model.prior_columns(episode.states),
-                "next_prior": self._model.prior_columns(episode.next_states),
+                "td_prior": self._model.prior_columns(td_states),
             }
         )
+
+
+def n_step_returns(rewards: Tensor, dones: Tensor, discount: float, n_step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What follows each transition of one episode within ``n_step`` skills, or fewer where the episode ends.
+
+    ``rewards`` and ``dones`` (T', 1) -> (discounted rewards (T', 1), discount of the value after them (T', 1), index
+    of the transition they end with (T',)). A terminated end has discount 0; a truncated one bootstraps.
+    """
+    length = len(rewards)
+    last = torch.clamp(torch.arange(length) + n_step, max=length) - 1
+    returns = torch.zeros_like(rewards)
+    for ahead in range(min(n_step, length)):
+        returns[: length - ahead] += discount**ahead * rewards[ahead:]
+    skills = last - torch.arange(length) + 1
+    return returns, (discount ** skills.float())[:, None] * (1 - dones[last]), last
 
 
 @dataclass(frozen=True)
@@ -101,19 +132,26 @@ class TransitionBatch:
 
     states: Tensor
     skills: Tensor
-    rewards: Tensor
-    dones: Tensor
-    next_states: Tensor
+    td_rewards: Tensor
+    td_discounts: Tensor
+    td_states: Tensor
     prior: Gaussian
-    next_prior: Gaussian
+    td_prior: Gaussian
     task_embeddings: Tensor
 
     @classmethod
     def from_rows(cls, fields: PackedFields, rows: Tensor, task_embeddings: Tensor) -> TransitionBatch:
-        columns: dict[str, Any] = fields.unpack(rows)
-        for name in ("prior", "next_prior"):
-            columns[name] = Gaussian(*columns[name].chunk(2, dim=-1))
-        return cls(**columns, task_embeddings=task_embeddings)
+        columns = fields.unpack(rows)
+        return cls(
+            states=columns["states"],
+            skills=columns["skills"],
+            td_rewards=columns["td_rewards"],
+            td_discounts=columns["td_discounts"],
+            td_states=columns["td_states"],
+            prior=Gaussian(*columns["prior"].chunk(2, dim=-1)),
+            td_prior=Gaussian(*columns["td_prior"].chunk(2, dim=-1)),
+            task_embeddings=task_embeddings,
+        )
 
 
 class SkillActorCritic(nn.Module):
@@ -134,8 +172,9 @@ class SkillActorCritic(nn.Module):
         policy_in = state_dim + task_embedding_dim
         self.policy = StackedMLP(model_copies, policy_in, hidden_dims, 2 * latent_dim, generator, zero_output=True)
         critic_shape = (CRITICS * model_copies, policy_in + latent_dim, hidden_dims, 1)
-        self.critics = StackedMLP(*critic_shape, generator)
-        self.target_critics = StackedMLP(*critic_shape, generator).requires_grad_(False)
+        zero = config.zero_initial_values
+        self.critics = StackedMLP(*critic_shape, generator, zero_output=zero)
+        self.target_critics = StackedMLP(*critic_shape, generator, zero_output=zero).requires_grad_(False)
         self.target_critics.load_state_dict(self.critics.state_dict())
 
     def policy_distribution(self, states: Tensor, task_embeddings: Tensor, prior: Gaussian) -> Gaussian:
@@ -174,15 +213,19 @@ def td_target(
     batch: TransitionBatch,
     coefficients: Tensor,
     noise: Tensor,
-    discount: float,
     kl_clip: float,
+    highest: float = math.inf,
 ) -> Tensor:
-    """y (M, B). ``coefficients`` broadcasts to (M, B); ``noise`` (M, B, Z). The KL clip applies here alone."""
+    """y (M, B). ``coefficients`` broadcasts to (M, B); ``noise`` (M, B, Z). The KL clip applies here alone.
+
+    ``highest`` bounds y from above: no policy can do better than the highest return, the critics' extrapolation can.
+    """
     embeddings = batch.task_embeddings
-    policy = networks.policy_distribution(batch.next_states, embeddings, batch.next_prior)
-    next_q = networks.q_values(networks.target_critics, batch.next_states, embeddings, policy.sample(noise))
-    penalty = coefficients * policy.kl(batch.next_prior).clamp(max=kl_clip)
-    return batch.rewards.squeeze(-1) + discount * (1 - batch.dones.squeeze(-1)) * (next_q.amin(1) - penalty)
+    policy = networks.policy_distribution(batch.td_states, embeddings, batch.td_prior)
+    next_q = networks.q_values(networks.target_critics, batch.td_states, embeddings, policy.sample(noise))
+    penalty = coefficients * policy.kl(batch.td_prior).clamp(max=kl_clip)
+    targets = batch.td_rewards.squeeze(-1) + batch.td_discounts.squeeze(-1) * (next_q.amin(1) - penalty)
+    return targets.clamp(max=highest)
 
 
 def critic_loss(networks: SkillActorCritic, batch: TransitionBatch, targets: Tensor) -> Tensor:
@@ -244,6 +287,7 @@ class FrozenPolicies:
 
     def __post_init__(self) -> None:
         for layer in self.networks.policy.layers:
+            assert isinstance(layer, StackedLinear)
             weight, bias = layer.weight.detach(), layer.bias.detach()
             if self.chosen_models is not None:
                 weight, bias = weight[self.chosen_models], bias[self.chosen_models]

@@ -39,8 +39,12 @@ class PackedFields:
 class MultiTaskReplay:
     """N ring buffers of ``capacity`` packed transitions each, in one tensor (N, capacity, F)."""
 
-    def __init__(self, task_count: int, capacity: int, fields: PackedFields, device: str = "cpu") -> None:
+    def __init__(
+        self, task_count: int, capacity: int, fields: PackedFields, device: str = "cpu", reward_field: str = "rewards"
+    ) -> None:
+        """``reward_field`` names the column that makes a transition rewarded where it is above 0."""
         self.fields = fields
+        self._reward_column = fields.slices[reward_field].start
         self.capacity = capacity
         self.rows = torch.zeros((task_count, capacity, fields.dim), device=device)
         self.sizes = torch.zeros(task_count, dtype=torch.int64)
@@ -69,7 +73,7 @@ class MultiTaskReplay:
     def rewarded_positions(self) -> tuple[Tensor, Tensor]:
         """(counts (N,), positions (N, largest count)) of the stored transitions with reward > 0."""
         if self._rewarded is None:
-            mask = (self.rows[..., self.fields.slices["rewards"]].squeeze(-1) > 0).cpu()
+            mask = (self.rows[..., self._reward_column] > 0).cpu()
             counts = mask.sum(1)
             order = torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)
             self._rewarded = counts, order[:, : max(1, int(counts.max()))]
@@ -92,7 +96,7 @@ class MultiTaskReplay:
         """Draw as ``draw_uniform``, then keep ``kept`` of each row with the rewarded ones first: (N', kept)."""
         positions = self.draw_uniform(tasks, uniform)
         flat = tasks[:, None] * self.capacity + positions
-        rewards = self.rows.view(-1, self.fields.dim)[flat.to(self.rows.device), self.fields.slices["rewards"].start]
+        rewards = self.rows.view(-1, self.fields.dim)[flat.to(self.rows.device), self._reward_column]
         order = torch.argsort((rewards > 0).to(torch.int8), dim=1, descending=True, stable=True).cpu()
         return positions.gather(1, order[:, :kept])
 

@@ -149,9 +149,10 @@ def _split_by_lane(
     def split(name: str) -> tuple[Tensor, ...]:
         parts: list[Any] = [getattr(record, name) for record in records]
         flat = torch.cat([torch.as_tensor(part) for part in parts])[order]
-        return (flat if flat.ndim == 2 else flat[:, None]).split(counts)
+        columns: tuple[Tensor, ...] = (flat if flat.ndim == 2 else flat[:, None]).split(counts)
+        return columns
 
-    columns = (split("states"), split("skills"), split("rewards"), split("dones"), split("next_states"))
+    fields = (split("states"), split("skills"), split("rewards"), split("dones"), split("next_states"))
     return [
         SkillEpisode(
             states=states,
@@ -163,7 +164,7 @@ def _split_by_lane(
             episode_return=float(rewards.sum()),
             path=None if paths is None else paths[lane, : int(lengths[lane]) + 1],
         )
-        for lane, (states, skills, rewards, dones, next_states) in enumerate(zip(*columns, strict=True))
+        for lane, (states, skills, rewards, dones, next_states) in enumerate(zip(*fields, strict=True))
     ]
 
 

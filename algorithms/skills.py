@@ -44,7 +44,7 @@ PRIOR_ROLLOUTS = 40
 SKILL_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("maze", "paper"): {},
     ("maze", "quick"): {
-        "skills.passes": 1000,
+        "skills.passes": 600,
         "skills.standardise_states": True,
         "skills.final_learning_rate_fraction": 0.1,
     },
@@ -195,9 +195,7 @@ class SkillTraining(Stage):
             )
 
 
-def draw_prior_rollouts(
-    model: SkillModel, distribution: TaskDistribution, seed: int, path: Path
-) -> dict[str, float]:
+def draw_prior_rollouts(model: SkillModel, distribution: TaskDistribution, seed: int, path: Path) -> dict[str, float]:
     """Act with skills drawn from the prior, draw the paths, and return how often a target task was solved."""
     tasks = [distribution.target_tasks[i % len(distribution.target_tasks)] for i in range(PRIOR_ROLLOUTS)]
     keys: list[EpisodeKey] = [(seed, "skills", "prior_rollout", i) for i in range(PRIOR_ROLLOUTS)]

@@ -42,9 +42,12 @@ def make_adapt_stage(config: SpirlAdaptConfig, context: StageContext) -> SkillAd
 ADAPT_QUICK: dict[str, Any] = {
     "adapt.episodes": 200,
     "adapt.batch_size": 128,
-    "adapt.transition_reuse": 64.0,
+    "adapt.updates_per_episode": 50,
     "adapt.learning_rate": 1e-3,
     "adapt.coefficient_learning_rate": 1e-3,
+    "adapt.n_step": 10,
+    "adapt.target_rate": 0.01,
+    "adapt.clip_targets": True,
     "adapt.rewarded_fraction": 0.0625,
     "adapt.bf16": True,
 }
@@ -59,6 +62,7 @@ ADAPT_SMOKE: dict[str, Any] = {
 SMALL_NETWORKS: dict[str, Any] = {
     "adapt.actor_critic.hidden_dim": 128,
     "adapt.actor_critic.standardise_states": True,
+    "adapt.actor_critic.zero_initial_values": True,
 }
 
 ALGORITHM = Algorithm(
@@ -77,7 +81,12 @@ ALGORITHM = Algorithm(
     ),
     presets={
         ("maze", "paper"): {**SKILL_PRESETS["maze", "paper"]},
-        ("maze", "quick"): {**SKILL_PRESETS["maze", "quick"], **ADAPT_QUICK, **SMALL_NETWORKS},
+        ("maze", "quick"): {
+            **SKILL_PRESETS["maze", "quick"],
+            **ADAPT_QUICK,
+            **SMALL_NETWORKS,
+            "adapt.initial_coefficient": 0.01,  # the paper's value: 0.05 outweighs the reward of distant goals
+        },
         ("maze", "smoke"): {**SKILL_PRESETS["maze", "smoke"], **ADAPT_SMOKE, **SMALL_NETWORKS},
     },
 )

@@ -1,0 +1,45 @@
+# make run: the main job.  make test: the tests.  Both set everything up by themselves (Python 3.11 and make are needed).
+PYTHON ?= python3.11
+VENV ?= .venv
+# Extra arguments for installing torch, for example an index with builds for your GPU.
+TORCH_PIP_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The main job: learns SiMPL on the maze and ends with a learning curve and a table.
+MAIN_JOB := --algo simpl --env maze-10 --preset quick
+
+.PHONY: help install run test test-slow lint format
+
+help:
+	@echo "make run        run the main job: bench run $(MAIN_JOB)"
+	@echo "make test       run the tests (minutes); make test-slow runs the slow ones"
+	@echo "make lint       check style and types; make format applies the style"
+	@echo "make install    make $(VENV) once; PYTHON=... chooses the interpreter"
+
+install: $(STAMP)
+
+# torch comes first and alone: asked for together with the rest, pip may take another build with gigabytes of extras.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt $(TORCH_PIP_ARGS) torch==2.13.0
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+run: install
+	$(BIN)/bench run $(MAIN_JOB)
+
+test: install
+	$(BIN)/python -m pytest -m "not slow and not slurm"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,167 @@
+"""Checkpoints of a stage under way.
+
+``checkpoint.json`` (sealed) points to ``state-a.pt`` or ``state-b.pt`` and holds its checksum.
+
+The pointer is replaced atomically after the new state is on disk, and the old state is removed after that: a crash at
+any moment leaves one complete checkpoint. A file that is truncated, altered or foreign is refused with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from bench.errors import StorageError
+from bench.files import read_sealed_json, sha256_of_file, storage_errors, sync_file, write_sealed_json
+
+POINTER = "checkpoint.json"
+FORMAT = 1
+_SLOTS = ("state-a.pt", "state-b.pt")
+_PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """Everything of a checkpoint but the state."""
+
+    format: int = FORMAT
+    stage_hash: str
+    state_file: str = ""
+    state_sha256: str = ""
+    episodes_bytes: int
+    """Length of ``episodes.jsonl`` when the state was taken: what is beyond is of a later, lost moment."""
+    metrics_bytes: int
+    """The same for ``metrics.jsonl``."""
+    seconds: float
+    """Wall time the stage has taken up to this state, over all attempts."""
+    device: str
+    threads: int
+    torch_version: str
+    done: int
+    total: int
+    unit: str
+    """Progress: ``done`` of ``total`` ``unit``."""
+
+
+class _HashingWriter:
+    """A binary file that hashes what is written and keeps the ``OSError`` that the zip writer would hide."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.sha256.update(data)
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def check_plain(value: Any, where: str) -> None:
+    """Refuse what ``weights_only`` loading would refuse, when it is saved rather than when it is needed.
+
+    Allowed are tensors, plain numbers, text, None, and lists, tuples and dicts of these. Raises ``TypeError``.
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_plain(inner, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            check_plain(inner, f"{where}[{index}]")
+    elif not isinstance(value, torch.Tensor) and type(value) not in _PLAIN_TYPES:
+        raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds tensors, plain numbers and text only")
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> str:
+    """Write ``state`` to ``path`` with ``torch.save``, synced. Returns its SHA-256. Raises ``OSError``."""
+    check_plain(state, "state")
+    with path.open("wb") as file:
+        writer = _HashingWriter(file)
+        try:
+            torch.save(dict(state), writer)  # type: ignore[arg-type]  # it needs write and flush only
+            file.flush()
+        except RuntimeError:
+            # On a full disk torch reports its own confusion; the cause is the error of the file.
+            if writer.error is not None:
+                raise writer.error from None
+            raise
+    sync_file(path)
+    return writer.sha256.hexdigest()
+
+
+def save_checkpoint(folder: Path, info: CheckpointInfo, state: Mapping[str, Any]) -> None:
+    """Make ``state`` the checkpoint in ``folder``; ``info``'s file name and checksum are filled in here.
+
+    Raises ``StorageError`` (full disk, permissions); the checkpoint before it then stays the current one.
+    """
+    in_use = _state_file_in_use(folder)
+    state_file, other = (_SLOTS[1], _SLOTS[0]) if in_use == _SLOTS[0] else _SLOTS
+    path = folder / state_file
+    with storage_errors(f"save the checkpoint in {folder} (the one before it is intact)"):
+        try:
+            checksum = save_state(path, state)
+            content = asdict(info) | {"state_file": state_file, "state_sha256": checksum}
+            write_sealed_json(folder / POINTER, content)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        (folder / other).unlink(missing_ok=True)
+
+
+def _state_file_in_use(folder: Path) -> str | None:
+    if not (folder / POINTER).exists():
+        return None
+    name: str = read_sealed_json(folder / POINTER, _remedy(folder))["state_file"]
+    return name
+
+
+def read_checkpoint_info(folder: Path) -> CheckpointInfo | None:
+    """What the checkpoint in ``folder`` says of itself, or None when there is none.
+
+    Raises ``StorageError`` when it is damaged or of another format.
+    """
+    path = folder / POINTER
+    if not path.exists():
+        return None
+    content = read_sealed_json(path, _remedy(folder))
+    if content.get("format") != FORMAT:
+        raise StorageError(f"{path} has format {content.get('format')}, expected {FORMAT}; {_remedy(folder)}")
+    return CheckpointInfo(**content)
+
+
+def load_checkpoint(folder: Path, stage_hash: str) -> tuple[CheckpointInfo, dict[str, Any]] | None:
+    """The checkpoint in ``folder`` (tensors on the CPU), or None when there is none.
+
+    Raises ``StorageError`` naming the file when it is truncated, altered, or belongs to another stage.
+    """
+    info = read_checkpoint_info(folder)
+    if info is None:
+        return None
+    if info.stage_hash != stage_hash:
+        raise StorageError(f"{folder / POINTER} belongs to another stage; {_remedy(folder)}")
+    path = folder / info.state_file
+    with storage_errors(f"read the checkpoint {path}"):
+        if sha256_of_file(path) != info.state_sha256:
+            raise StorageError(f"{path} is truncated or was altered (its checksum does not match); {_remedy(folder)}")
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise StorageError(f"{path} holds more than tensors, numbers and text; {_remedy(folder)}") from error
+    return info, state
+
+
+def _remedy(folder: Path) -> str:
+    return f"delete the folder {folder} to start this stage again"

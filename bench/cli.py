@@ -1,0 +1,311 @@
+"""The command line ``bench``. Nothing heavy is imported before a command needs it, so that ``--help`` is fast."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bench.config import Override, split_overrides
+from bench.errors import UserError, nearest_name
+from bench.process import restart_with_environment
+
+Command = Callable[[argparse.Namespace, tuple[Override, ...]], None]
+_RUN_EXAMPLE = "bench run --algo ALGO --env ENV --help lists every field of the configuration and its value."
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ``UserError``: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``bench`` and exit. ``argv`` defaults to the process's own arguments."""
+    may_restart = argv is None
+    try:
+        run_command(sys.argv[1:] if argv is None else argv, may_restart)
+    except UserError as error:
+        print(f"bench: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # The reader (head, less) has gone: nothing is left to say, and to no one.
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("bench: stopped at once; running again goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def run_command(argv: Sequence[str], may_restart: bool = False) -> None:
+    """Parse ``argv`` and carry out its command. Raises ``UserError``."""
+    arguments, overrides = split_overrides(argv)
+    parser = _make_parser()
+    _check_command_name(parser, arguments)
+    options, extra = parser.parse_known_args(arguments)
+    if extra:
+        raise _unknown_argument(options.parser, extra[0])
+    if overrides and not options.takes_overrides:
+        raise UserError(f"{options.parser.prog} takes no configuration fields, got {overrides[0].name!r}")
+    if may_restart and options.computes:
+        restart_with_environment(options.threads)
+    command: Command = options.command
+    command(options, overrides)
+
+
+def _make_parser() -> _Parser:
+    parser = _Parser(
+        prog="bench", allow_abbrev=False, description="Benchmark of skill-based meta-reinforcement learning."
+    )
+    parser.add_argument("--version", action="version", version=f"simpl-bench {_version()}")
+    parser.set_defaults(parser=parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_run(commands)
+    _add_list(commands)
+    _add_show(commands)
+    _add_data(commands)
+    _add_summary(commands)
+    _add_plot(commands)
+    _add_export(commands)
+    return parser
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    summary: str,
+    command: Command | None,
+    *,
+    computes: bool = False,
+    takes_overrides: bool = False,
+    add_help: bool = True,
+    epilog: str | None = None,
+) -> _Parser:
+    parser = commands.add_parser(
+        name, help=summary, description=summary, allow_abbrev=False, add_help=add_help, epilog=epilog
+    )
+    parser.set_defaults(parser=parser, command=command, computes=computes, takes_overrides=takes_overrides)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add_command(
+        commands, "run", "Run an algorithm on a task distribution; running again resumes or reuses.", _run,
+        computes=True, takes_overrides=True, add_help=False, epilog=_RUN_EXAMPLE,
+    )  # fmt: skip
+    parser.add_argument("-h", "--help", action="store_true", help="show this, and with --algo and --env all fields")
+    parser.add_argument("--algo", metavar="ALGO", help="algorithm (bench list)")
+    parser.add_argument("--env", metavar="ENV", help="task distribution (bench list)")
+    parser.add_argument("--preset", default="quick", help="named budget: smoke, quick or paper (default quick)")
+    parser.add_argument("--seed", type=_integer(0), default=0, help="fixes every random number (default 0)")
+    parser.add_argument("--tasks", type=_indices, metavar="0,3", help="target tasks by index (default all)")
+    _add_machine_options(parser)
+
+
+def _add_machine_options(parser: _Parser) -> None:
+    _add_out(parser)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default auto)")
+    parser.add_argument("--threads", type=_integer(1), default=1, help="CPU threads of this process (default 1)")
+    parser.add_argument(
+        "--checkpoint-seconds", type=_seconds, default=60.0, metavar="SECONDS", help="between checkpoints (default 60)"
+    )
+
+
+def _add_out(parser: _Parser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="(default runs)")
+
+
+def _add_list(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add_command(
+        commands, "list", "List algorithms, task distributions, presets and which pairs can be run.", _list
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_show(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add_command(commands, "show", "Show what a run is, its stages and its result.", _show)
+    parser.add_argument("run", metavar="RUN", help="run folder, or its name below --out")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_out(parser)
+
+
+def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
+    group = _add_command(commands, "data", "Build, describe or verify the offline data of a task distribution.", None)
+    actions = group.add_subparsers(title="actions", metavar="ACTION", required=True, parser_class=_Parser)
+    build = _add_command(
+        actions, "build", "Build offline data, or reuse it.", _data_build, computes=True, takes_overrides=True
+    )
+    info = _add_command(actions, "info", "Describe offline data.", _data_info, takes_overrides=True)
+    verify = _add_command(
+        actions, "verify", "Check offline data: checksums, NaN, dimensions.", _data_verify, takes_overrides=True
+    )
+    for parser in (build, info, verify):
+        parser.add_argument("name", metavar="NAME", help="task distribution (bench list)")
+        parser.add_argument("--preset", default="quick", help="named budget (default quick)")
+    _add_machine_options(build)
+    _add_out(info)
+    _add_out(verify)
+    verify.add_argument("--file", type=Path, metavar="HDF5", help="check this file instead of the built data")
+    verify.add_argument(
+        "--min-length", type=_integer(1), default=1, metavar="ENV_STEPS",
+        help="an episode at least this long must be there, for example skill length + 1 (default 1)",
+    )  # fmt: skip
+
+
+def _add_summary(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add_command(commands, "summary", "Write the scores of many runs into one CSV file.", _summary)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or folders of them")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="file to write")
+
+
+def _add_plot(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add_command(commands, "plot", "Draw the learning curves of many runs into one picture.", _plot)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or folders of them")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="PNG", help="file to write")
+    parser.add_argument("--paper", type=Path, metavar="CSV", help="published curves, drawn dashed")
+
+
+def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add_command(
+        commands, "export", "Copy a finished run without weights: rows, configuration, versions, picture.", _export
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "destination", type=Path, metavar="DEST", help="folder to copy it into, for example results/runs"
+    )
+
+
+def _run(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    if options.help:
+        print(options.parser.format_help())
+        if options.algo is None or options.env is None:
+            return
+    for name in ("algo", "env"):
+        if getattr(options, name) is None:
+            raise UserError(f"bench run needs --{name} NAME (bench list shows the names)")
+    from bench.plan import RunRequest
+    from bench.run import RunOptions, execute_run
+    from bench.show import print_fields, print_result
+
+    request = RunRequest(options.algo, options.env, options.preset, options.seed, options.tasks, overrides)
+    if options.help:
+        print_fields(request)
+        return
+    run_options = RunOptions(options.out, options.device, options.threads, options.checkpoint_seconds)
+    print_result(execute_run(request, run_options))
+
+
+def _list(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.listing import print_listing
+
+    print_listing(as_json=options.json)
+
+
+def _show(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.show import print_run
+
+    print_run(options.run, options.out, as_json=options.json)
+
+
+def _data_build(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.data import build_data
+    from bench.run import RunOptions
+
+    run_options = RunOptions(options.out, options.device, options.threads, options.checkpoint_seconds)
+    build_data(options.name, options.preset, overrides, run_options)
+
+
+def _data_info(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.data import print_data_info
+
+    print_data_info(options.name, options.preset, overrides, options.out)
+
+
+def _data_verify(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.data import verify_data, verify_file
+
+    if options.file is not None:
+        verify_file(options.name, options.file, options.min_length)
+    else:
+        verify_data(options.name, options.preset, overrides, options.out, options.min_length)
+
+
+def _summary(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.results import write_summary
+
+    lines, left_out = write_summary(options.folders, options.output)
+    for run in left_out:
+        print(f"left out: {run}", file=sys.stderr)
+    print(f"{lines} lines in {options.output}")
+
+
+def _plot(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.plot import draw_comparison
+
+    runs = draw_comparison(options.folders, options.output, options.paper)
+    print(f"{len(runs)} runs in {options.output}")
+
+
+def _export(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.export import export_run
+
+    print(f"exported to {export_run(options.run, options.destination)}")
+
+
+def _check_command_name(parser: _Parser, arguments: Sequence[str]) -> None:
+    """Refuse an unknown command, or action of ``data``, with the nearest name."""
+    for argument in arguments:
+        if argument.startswith("-"):
+            return
+        subcommands = next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
+        if subcommands is None:
+            return
+        if argument not in subcommands.choices:
+            near = nearest_name(argument, subcommands.choices)
+            hint = f"did you mean {near!r}? " if near else ""
+            raise UserError(f"unknown command {argument!r}: {hint}valid: {', '.join(subcommands.choices)}")
+        parser = subcommands.choices[argument]
+
+
+def _unknown_argument(parser: _Parser, argument: str) -> UserError:
+    valid = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    near = nearest_name(argument.partition("=")[0], valid) if argument.startswith("-") else None
+    hint = f"did you mean {near}? " if near else ""
+    return UserError(f"unknown argument {argument!r}: {hint}see {parser.prog} --help")
+
+
+def _integer(smallest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        largest = 2**63 - 1 if smallest == 0 else 10**6
+        if not text.lstrip("-").isdigit() or not smallest <= int(text) <= largest:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {smallest} to {largest}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}") from error
+    if not 0 <= seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 to 1e9, got {text!r}")
+    return seconds
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected indices such as 0,3, got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("simpl-bench")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,34 @@
+"""The picture at the end of a run: its learning curve on the target tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.results import learning_curve
+
+SMOOTHING_EPISODES = 10
+_COLOUR = "#0072B2"
+
+
+def draw_curve(table: pd.DataFrame, score_range: tuple[float, float], title: str, path: Path) -> None:
+    """Write a PNG: mean return over target tasks by episode, raw (faint) and smoothed. Raises ``OSError``."""
+    curve = learning_curve(table)
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(curve.index, curve.to_numpy(), color=_COLOUR, alpha=0.3, linewidth=0.8)
+    smoothed = curve.rolling(SMOOTHING_EPISODES, center=True, min_periods=1).mean()
+    axes.plot(
+        smoothed.index, smoothed.to_numpy(), color=_COLOUR, label=f"centred mean of {SMOOTHING_EPISODES} episodes"
+    )
+    low, high = score_range
+    margin = 0.02 * (high - low)
+    axes.set(
+        xlabel="target-task episode", ylabel="return, mean over target tasks", title=title,
+        ylim=(low - margin, high + margin),
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=120)

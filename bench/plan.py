@@ -1,0 +1,201 @@
+"""From what was asked (algorithm, task distribution, preset, seed, overrides) to stages named by their hash.
+
+A plan needs no artefact to exist: the hash of a stage follows from its configuration and the hashes of its inputs,
+so equal stages of different runs are recognised before anything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from algorithms.stage import Algorithm, StageSpec
+from bench.config import Override, check_override_names, check_preset_names, resolve_config
+from bench.errors import UserError, unknown_name
+from bench.fields import flatten
+from bench.files import canonical_json, sha256_of_text
+from bench.lookup import DATA_STAGE, find_algorithm, find_task_distribution, needs_data, presets_of_pair, why_impossible
+from envs.core import Task, TaskDistribution
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user asked for."""
+
+    algo: str
+    env: str
+    preset: str = "quick"
+    seed: int = 0
+    target_tasks: tuple[int, ...] | None = None
+    """Indices of target tasks; None means all."""
+    overrides: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage with everything that determines its result."""
+
+    spec: StageSpec
+    config: Any
+    seed: int
+    key: Mapping[str, Any]
+    """What is hashed: implementation, config, input hashes, seed, tasks."""
+    inputs: Mapping[str, str]
+    """Input stage -> name of its artefact."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the key, hexadecimal."""
+        return sha256_of_text(canonical_json(dict(self.key)))
+
+    @property
+    def artefact_name(self) -> str:
+        """Name of the artefact's folder: ``<stage>-<first 12 digits of the hash>``."""
+        return f"{self.spec.name}-{self.hash[:12]}"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run resolved to its stages, in an order in which inputs come first."""
+
+    request: RunRequest
+    algorithm: Algorithm
+    task_distribution: TaskDistribution
+    target_tasks: tuple[int, ...]
+    stages: tuple[PlannedStage, ...]
+    run_name: str
+
+    @property
+    def configs(self) -> dict[str, Any]:
+        """Resolved config of each stage, by stage name."""
+        return {stage.spec.name: stage.config for stage in self.stages}
+
+
+def plan_run(request: RunRequest) -> RunPlan:
+    """Resolve a request. Raises ``UserError`` for anything in it that is unknown, invalid or impossible."""
+    algorithm = find_algorithm(request.algo)
+    distribution = find_task_distribution(request.env)
+    reason = why_impossible(algorithm, distribution)
+    if reason is not None:
+        raise UserError(reason)
+    presets = presets_of_pair(algorithm, distribution)
+    if request.preset not in presets:
+        raise unknown_name(f"preset for {request.algo} on {request.env}", request.preset, presets)
+    target_tasks = _checked_tasks(request.target_tasks, distribution)
+    specs = _stage_specs(algorithm, distribution)
+    classes = {spec.name: spec.config_class for spec in specs}
+    check_override_names(request.overrides, classes)
+    preset = _preset_values(algorithm, distribution, request.preset)
+    check_preset_names(preset, classes, f"preset {request.preset!r} of {request.algo} on {distribution.family}")
+    planned: dict[str, PlannedStage] = {}
+    for spec in specs:
+        config = resolve_config(spec.config_class, spec.name, preset, request.overrides, request.preset)
+        planned[spec.name] = plan_stage(spec, config, request.seed, distribution, target_tasks, planned)
+    stages = tuple(planned.values())
+    return RunPlan(request, algorithm, distribution, target_tasks, stages, _run_name(request, distribution))
+
+
+def plan_data(env: str, preset: str, overrides: tuple[Override, ...]) -> tuple[PlannedStage, TaskDistribution]:
+    """The data stage alone, as any run on ``env`` with this preset would plan it."""
+    distribution = find_task_distribution(env)
+    if distribution.data_source is None:
+        raise UserError(f"task distribution {env!r} has no offline data")
+    if preset not in distribution.data_presets:
+        raise unknown_name(f"data preset of {env}", preset, distribution.data_presets)
+    spec = _data_spec(distribution)
+    check_override_names(overrides, {DATA_STAGE: spec.config_class})
+    values = {f"{DATA_STAGE}.{name}": value for name, value in distribution.data_presets[preset].items()}
+    check_preset_names(values, {DATA_STAGE: spec.config_class}, f"data preset {preset!r} of {env}")
+    config = resolve_config(spec.config_class, DATA_STAGE, values, overrides, preset)
+    return plan_stage(spec, config, 0, distribution, (), {}), distribution
+
+
+def plan_stage(
+    spec: StageSpec,
+    config: Any,
+    seed: int,
+    distribution: TaskDistribution,
+    target_tasks: tuple[int, ...],
+    planned: Mapping[str, PlannedStage],
+) -> PlannedStage:
+    """Give a stage its hash. ``planned`` holds the stages it may read.
+
+    The device and the number of threads are not part of the hash: they change the last bits of a result, not what
+    it means. They are recorded in the manifest.
+    """
+    for name in spec.inputs:
+        if name not in planned:
+            raise ValueError(f"stage {spec.name!r} reads {name!r}, which is not an earlier stage of its algorithm")
+    key = {
+        "implementation": spec.implementation,
+        "config": dict(flatten(config)),
+        "inputs": {name: planned[name].hash for name in spec.inputs},
+        # The data config holds its own seed, so that runs with different seeds learn from the same data.
+        "seed": None if spec.name == DATA_STAGE else seed,
+        "tasks": tasks_key(spec, distribution, target_tasks),
+    }
+    inputs = {name: planned[name].artefact_name for name in spec.inputs}
+    return PlannedStage(spec, config, seed, key, inputs)
+
+
+def tasks_key(spec: StageSpec, distribution: TaskDistribution, target_tasks: tuple[int, ...]) -> Any:
+    """What a stage's result depends on in the task distribution, as JSON."""
+    if spec.name == DATA_STAGE:
+        return {"world": distribution.world_fingerprint}
+    if spec.tasks == "none":
+        return None
+    key: dict[str, Any] = {
+        "world": distribution.world_fingerprint,
+        "episode_env_steps": distribution.episode_env_steps,
+        "train": [_task_key(task) for task in distribution.train_tasks],
+    }
+    if spec.tasks == "target":
+        # The index is part of the key: rows name it, and random numbers are keyed by it.
+        key["target"] = [[index, _task_key(distribution.target_tasks[index])] for index in target_tasks]
+    return key
+
+
+def _task_key(task: Task) -> Any:
+    return {"name": task.name, "spec": dict(task.spec)}
+
+
+def _checked_tasks(chosen: tuple[int, ...] | None, distribution: TaskDistribution) -> tuple[int, ...]:
+    count = len(distribution.target_tasks)
+    if chosen is None:
+        return tuple(range(count))
+    for index in chosen:
+        if not 0 <= index < count:
+            raise UserError(f"--tasks: {distribution.name} has no target task {index}; valid: 0 to {count - 1}")
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise UserError(f"--tasks: expected different target tasks, got {','.join(map(str, chosen)) or 'none'}")
+    return tuple(sorted(chosen))
+
+
+def _stage_specs(algorithm: Algorithm, distribution: TaskDistribution) -> tuple[StageSpec, ...]:
+    return (_data_spec(distribution), *algorithm.stages) if needs_data(algorithm) else algorithm.stages
+
+
+def _data_spec(distribution: TaskDistribution) -> StageSpec:
+    # Imported here because it imports torch, and lists of names need none.
+    from bench.data_stage import data_stage_spec
+
+    return data_stage_spec(distribution)
+
+
+def _preset_values(algorithm: Algorithm, distribution: TaskDistribution, preset: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if needs_data(algorithm):
+        values |= {f"{DATA_STAGE}.{name}": value for name, value in distribution.data_presets[preset].items()}
+    return values | dict(algorithm.presets[(distribution.family, preset)])
+
+
+def _run_name(request: RunRequest, distribution: TaskDistribution) -> str:
+    name = f"{request.algo}-{request.env}-{request.preset}-s{request.seed}"
+    tasks = None if request.target_tasks is None else sorted(request.target_tasks)
+    if tasks == list(range(len(distribution.target_tasks))):
+        tasks = None
+    if not request.overrides and tasks is None:
+        return name
+    changes = {"overrides": sorted((o.name, o.text) for o in request.overrides), "tasks": tasks}
+    return f"{name}-{sha256_of_text(canonical_json(changes))[:8]}"

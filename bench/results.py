@@ -1,0 +1,128 @@
+"""Results of a run: its rows gathered from its stages, score windows, and the summary of many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.errors import StorageError, UserError
+from bench.files import read_json, storage_errors
+from bench.rows import EPISODES_TABLE, TARGET_PHASES
+
+RUN_FILE = "run.json"
+WINDOWS: tuple[tuple[int, int], ...] = ((0, 20), (20, 40), (40, 60), (90, 110), (190, 200))
+"""Half-open ranges of target-task episodes over which scores are averaged."""
+
+RUN_COLUMNS = ("run", "algo", "env", "preset", "seed", "stage")
+SUMMARY_COLUMNS = ("env", "algo", "preset", "seed", "window", "mean_score", "n_tasks", "seconds")
+
+
+@dataclass(frozen=True)
+class WindowScore:
+    """The score in one window of target-task episodes."""
+
+    start: int
+    stop: int
+    mean_score: float
+    """Mean over tasks of the mean return of the training episodes in the window."""
+    n_tasks: int
+    """Tasks that have every episode of the window; others are not part of the mean."""
+
+    @property
+    def name(self) -> str:
+        """``40-60``."""
+        return f"{self.start}-{self.stop}"
+
+
+def target_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of target-task episodes that were completed."""
+    return table[table["phase"].isin(TARGET_PHASES) & (table["status"] == "ok")]
+
+
+def window_scores(table: pd.DataFrame, windows: Iterable[tuple[int, int]] = WINDOWS) -> list[WindowScore]:
+    """Scores of one run's rows; a window that no task has completed is left out."""
+    rows = target_rows(table)
+    scores = []
+    for start, stop in windows:
+        inside = rows[(rows["episode"] >= start) & (rows["episode"] < stop)]
+        per_task = inside.groupby("task")["return"].agg(["mean", "count"])
+        complete = per_task[per_task["count"] == stop - start]
+        if len(complete):
+            scores.append(WindowScore(start, stop, float(complete["mean"].mean()), len(complete)))
+    return scores
+
+
+def learning_curve(table: pd.DataFrame) -> pd.Series:
+    """Mean return over target tasks, indexed by episode; only episodes that every task of the table has."""
+    rows = target_rows(table)
+    by_episode = rows.groupby("episode")["return"].agg(["mean", "count"])
+    complete = by_episode[by_episode["count"] == rows["task"].nunique()]
+    return complete["mean"]
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """Every run folder (it holds ``run.json`` and ``episodes.parquet``) at or below these, sorted.
+
+    Raises ``UserError`` when a folder does not exist or none is found.
+    """
+    found: set[Path] = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder")
+        found |= {path.parent for path in folder.rglob(EPISODES_TABLE) if (path.parent / RUN_FILE).is_file()}
+    if not found:
+        raise UserError(f"no run (a folder with {RUN_FILE} and {EPISODES_TABLE}) in {', '.join(map(str, folders))}")
+    return sorted(found)
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """``run.json`` and the rows of one run. Raises ``StorageError`` when either cannot be read."""
+    record = read_json(folder / RUN_FILE)
+    path = folder / EPISODES_TABLE
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    return record, table
+
+
+def total_seconds(record: Mapping[str, Any]) -> float:
+    """Wall time of all stages of a run, reused ones included with the time they once took."""
+    return float(sum(stage["seconds"] or 0.0 for stage in record["stages"]))
+
+
+def summarise(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
+    """One row per run and window (``SUMMARY_COLUMNS``), and the names of runs left out with the reason.
+
+    ``seconds`` is the wall time of the whole run, all its stages. A run that did not end is left out.
+    """
+    records: list[tuple[Any, ...]] = []
+    left_out = []
+    for folder in find_runs(folders):
+        record, table = read_run(folder)
+        if record["status"] != "done":
+            left_out.append(f"{folder} ({record['status']})")
+            continue
+        if target_rows(table)["return"].isna().any():
+            left_out.append(f"{folder} (NaN returns)")
+            continue
+        identity = [record[name] for name in ("env", "algo", "preset", "seed")]
+        seconds = round(total_seconds(record), 1)
+        records += [
+            (*identity, score.name, round(score.mean_score, 4), score.n_tasks, seconds)
+            for score in window_scores(table)
+        ]
+    return pd.DataFrame(records, columns=list(SUMMARY_COLUMNS)), left_out
+
+
+def write_summary(folders: Sequence[Path], path: Path) -> tuple[int, list[str]]:
+    """Write ``summarise`` as CSV. Returns the number of lines and the runs left out. Raises ``StorageError``."""
+    table, left_out = summarise(folders)
+    with storage_errors(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+    return len(table), left_out

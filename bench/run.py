@@ -1,0 +1,207 @@
+"""One run from its request to its folder of results: stages, rows, tables, picture."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bench.config import yaml_text
+from bench.curve import draw_curve
+from bench.errors import InterruptedRunError, StageFailedError, UserError
+from bench.files import read_sealed_json, replace_text, storage_errors
+from bench.locks import LockHeldError, lock_file
+from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
+from bench.progress import Reporter, make_reporter
+from bench.results import RUN_COLUMNS, RUN_FILE, target_rows, total_seconds, window_scores
+from bench.rows import EPISODES_TABLE, STAGE_COLUMNS, read_log, write_table
+from bench.runner import FAILURE, StageOutcome, StageRunner
+from bench.signals import StopRequest, stop_on_signals
+from bench.store import ArtefactStore, Machine
+from bench.versions import versions
+
+CONFIG_FILE = "config.yaml"
+SUMMARY_FILE = "summary.json"
+CURVE_FILE = "curve.png"
+ARTEFACTS_FOLDER = "artefacts"
+RUN_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How and where a run is carried out; none of it changes what is computed."""
+
+    out: Path
+    device: str = "auto"
+    threads: int = 1
+    checkpoint_seconds: float = 60.0
+
+
+def prepare_torch(options: RunOptions) -> Machine:
+    """Set torch's threads and resolve the device. Raises ``UserError`` when ``cuda`` is asked for and absent."""
+    has_cuda = torch.cuda.is_available()
+    if options.device == "cuda" and not has_cuda:
+        raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    torch.set_num_threads(options.threads)
+    # Denormal numbers (tiny Adam moments, saturated KL terms) slow CPU arithmetic down a hundredfold.
+    torch.set_flush_denormal(True)
+    device = options.device if options.device != "auto" else ("cuda" if has_cuda else "cpu")
+    return Machine(device, options.threads)
+
+
+def execute_run(request: RunRequest, options: RunOptions) -> Path:
+    """Carry out a run, or what of it is still missing, and return its folder.
+
+    Raises ``UserError`` (and its kinds) for anything that ends it early; running again goes on from there.
+    """
+    plan = plan_run(request)
+    machine = prepare_torch(options)
+    folder = options.out / plan.run_name
+    with storage_errors(f"make the run folder {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock_file(folder / RUN_LOCK, wait=False), stop_on_signals() as stop, make_reporter() as reporter:
+            _Run(plan, options, machine, folder, stop, reporter).execute()
+    except LockHeldError as error:
+        raise UserError(f"the run {folder} is already running in {error.holder}") from error
+    return folder
+
+
+class _Run:
+    """A run inside its lock."""
+
+    def __init__(
+        self, plan: RunPlan, options: RunOptions, machine: Machine, folder: Path, stop: StopRequest, reporter: Reporter
+    ) -> None:
+        self.plan, self.options, self.machine, self.folder = plan, options, machine, folder
+        self.stop, self.reporter = stop, reporter
+        self.store = ArtefactStore(options.out / ARTEFACTS_FOLDER)
+        self.outcomes: dict[str, StageOutcome] = {}
+        self.started = _now()
+
+    def execute(self) -> None:
+        """Run all stages in order; whatever happens, leave rows and a status in the run folder."""
+        with storage_errors(f"write {self.folder / CONFIG_FILE}"):
+            replace_text(self.folder / CONFIG_FILE, yaml_text(self.plan.configs))
+        self._write_record("running")
+        runner = StageRunner(self.store, self.machine, self.reporter, self.stop, self.options.checkpoint_seconds)
+        try:
+            for planned in self.plan.stages:
+                if self.stop.signal_number is not None:
+                    raise InterruptedRunError(f"stopped before {planned.spec.name}", self.stop.signal_number)
+                self.outcomes[planned.spec.name] = runner.run(
+                    planned, self.plan.task_distribution, self.plan.target_tasks
+                )
+                self._write_record("running")
+        except InterruptedRunError as error:
+            self._write_results("interrupted")
+            message = f"{error}; run the same command again to resume"
+            raise InterruptedRunError(message, error.signal_number) from error
+        except StageFailedError:
+            self._write_results("failed")
+            raise
+        self._write_results("done")
+
+    def _write_results(self, status: str) -> None:
+        table = self._rows()
+        with storage_errors(f"write the results in {self.folder}"):
+            write_table(table, self.folder / EPISODES_TABLE)
+            if len(target_rows(table)):
+                request = self.plan.request
+                title = f"{request.algo} on {request.env} ({request.preset}, seed {request.seed})"
+                draw_curve(table, self.plan.task_distribution.score_range, title, self.folder / CURVE_FILE)
+        record = self._write_record(status)
+        summary = {
+            "run": self.plan.run_name,
+            "status": status,
+            "windows": [asdict(score) for score in window_scores(table)],
+            "stage_seconds": {stage["name"]: stage["seconds"] for stage in record["stages"]},
+            "total_seconds": round(total_seconds(record), 3),
+        }
+        with storage_errors(f"write {self.folder / SUMMARY_FILE}"):
+            replace_text(self.folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+
+    def _write_record(self, status: str) -> dict[str, Any]:
+        request = self.plan.request
+        record = {
+            "format": 1,
+            "run": self.plan.run_name,
+            "algo": request.algo,
+            "env": request.env,
+            "preset": request.preset,
+            "seed": request.seed,
+            "target_tasks": list(self.plan.target_tasks),
+            "overrides": {override.name: override.text for override in request.overrides},
+            "status": status,
+            "started": self.started,
+            "updated": _now(),
+            "device": self.machine.device,
+            "threads": self.machine.threads,
+            "versions": versions(),
+            "stages": [self._stage_record(planned) for planned in self.plan.stages],
+        }
+        with storage_errors(f"write {self.folder / RUN_FILE}"):
+            replace_text(self.folder / RUN_FILE, json.dumps(record, indent=2) + "\n")
+        return record
+
+    def _stage_record(self, planned: PlannedStage) -> dict[str, Any]:
+        outcome = self.outcomes.get(planned.spec.name)
+        return {
+            "name": planned.spec.name,
+            "artefact": planned.artefact_name,
+            "done": outcome is not None,
+            "seconds": None if outcome is None else outcome.seconds,
+            "reused": None if outcome is None else outcome.reused,
+        }
+
+    def _rows(self) -> pd.DataFrame:
+        """Rows of all stages so far, a failed stage's failure among them, with the columns that name the run."""
+        tables = []
+        for planned in self.plan.stages:
+            table = self._stage_rows(planned)
+            if len(table):
+                tables.append(table.assign(stage=planned.spec.name))
+        request = self.plan.request
+        columns = [*RUN_COLUMNS, "phase", "task", "task_name", *list(STAGE_COLUMNS)[2:], "error"]
+        if not tables:
+            return pd.DataFrame(columns=columns)
+        table = pd.concat(tables, ignore_index=True).assign(
+            run=self.plan.run_name, algo=request.algo, env=request.env, preset=request.preset, seed=request.seed
+        )
+        table["task_name"] = [
+            self._task_name(phase, task) for phase, task in zip(table["phase"], table["task"], strict=True)
+        ]
+        return table[columns]
+
+    def _stage_rows(self, planned: PlannedStage) -> pd.DataFrame:
+        name = planned.artefact_name
+        finished = self.store.folder(name) / EPISODES_TABLE
+        if self.store.is_finished(name):
+            rows = pd.read_parquet(finished) if finished.exists() else pd.DataFrame(columns=list(STAGE_COLUMNS))
+            return rows.assign(error="")
+        partial = self.store.partial_folder(name)
+        rows = read_log(partial).assign(error="")
+        if not (partial / FAILURE).exists():
+            return rows
+        failure = read_sealed_json(partial / FAILURE, f"delete {partial / FAILURE}")
+        failed = {
+            "phase": "", "task": -1, "episode": -1, "env_steps": 0, "return": float("nan"), "success": False,
+            "length": 0, "seconds": failure["seconds"], "status": "failed", "error": failure["error"],
+        }  # fmt: skip
+        return pd.concat([rows, pd.DataFrame([failed])], ignore_index=True)
+
+    def _task_name(self, phase: str, task: int) -> str:
+        if task < 0:
+            return ""
+        distribution = self.plan.task_distribution
+        tasks = distribution.train_tasks if phase.startswith("meta_train") else distribution.target_tasks
+        return tasks[task].name
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

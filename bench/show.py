@@ -1,0 +1,125 @@
+"""What a run is, its stages and its result, for people (tables) and programs (JSON)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.checkpoint import read_checkpoint_info
+from bench.config import help_text
+from bench.errors import UserError, unknown_name
+from bench.files import read_json, read_sealed_json
+from bench.locks import lock_holder
+from bench.plan import RunRequest, plan_run
+from bench.progress import duration_text
+from bench.results import RUN_FILE, WINDOWS, read_run, target_rows, total_seconds, window_scores
+from bench.rows import EPISODES_TABLE
+from bench.run import ARTEFACTS_FOLDER, CURVE_FILE, RUN_LOCK
+from bench.runner import FAILURE
+from bench.store import ArtefactStore
+from bench.tables import print_table
+
+
+def print_fields(request: RunRequest) -> None:
+    """Print every field of every stage of a run, with its docstring, default and value in the preset."""
+    plan = plan_run(request)
+    print(f"Fields of {request.algo} on {request.env}, preset {request.preset}:\n")
+    for planned in plan.stages:
+        print(help_text(planned.spec.name, planned.spec.config_class, planned.config) + "\n")
+
+
+def print_result(folder: Path) -> None:
+    """Print the tables at the end of a run and where its results are."""
+    _print_tables(describe_run(folder))
+    print(f"results: {folder}  (rows: {EPISODES_TABLE}, picture: {CURVE_FILE})")
+
+
+def print_run(run: str, out: Path, as_json: bool) -> None:
+    """Print a run given by its folder or by its name below ``out``. Raises ``UserError`` when there is none."""
+    description = describe_run(find_run(run, out))
+    if as_json:
+        print(json.dumps(description, indent=2))
+        return
+    title = f"{description['algo']} on {description['env']}, {description['preset']}, seed {description['seed']}"
+    print(f"{description['run']}: {title}; {description['status']}")
+    if description["overrides"]:
+        print("overrides: " + ", ".join(f"{name}={text}" for name, text in description["overrides"].items()))
+    for failure in description["failures"]:
+        print(f"failed: {failure}")
+    _print_tables(description)
+
+
+def find_run(run: str, out: Path) -> Path:
+    """The folder of a run. Raises ``UserError`` with the nearest name when there is none."""
+    for folder in (Path(run), out / run):
+        if (folder / RUN_FILE).is_file():
+            return folder
+    names = sorted(path.parent.name for path in out.glob(f"*/{RUN_FILE}"))
+    raise unknown_name(f"run (neither a folder nor in {out})", run, names)
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """``run.json`` with the state of each stage, window scores, and failures; all of it JSON."""
+    record = read_json(folder / RUN_FILE)
+    if record.get("format") != 1:
+        raise UserError(f"{folder / RUN_FILE} has format {record.get('format')}, expected 1")
+    table = read_run(folder)[1] if (folder / EPISODES_TABLE).exists() else None
+    status = record["status"]
+    if status == "running" and lock_holder(folder / RUN_LOCK) is None:
+        status = "stopped"  # Its process is gone without a word: killed, or the machine went down.
+    store = ArtefactStore(folder.parent / ARTEFACTS_FOLDER)
+    rows = None if table is None or not len(target_rows(table)) else target_rows(table)
+    return {
+        **record,
+        "status": status,
+        "folder": str(folder),
+        "stages": [{**stage, **_stage_state(stage, store)} for stage in record["stages"]],
+        "windows": [] if table is None else [_window_record(table, *window) for window in WINDOWS],
+        "target_episodes": 0 if rows is None else len(rows),
+        "mean_score": None if rows is None else float(rows.groupby("task")["return"].mean().mean()),
+        "n_tasks": 0 if rows is None else int(rows["task"].nunique()),
+        "failures": [] if table is None else list(table.loc[table["status"] == "failed", "error"]),
+        "total_seconds": total_seconds(record),
+    }
+
+
+def _window_record(table: pd.DataFrame, start: int, stop: int) -> dict[str, Any]:
+    for score in window_scores(table, [(start, stop)]):
+        return {"window": score.name, "mean_score": score.mean_score, "n_tasks": score.n_tasks}
+    return {"window": f"{start}-{stop}", "mean_score": None, "n_tasks": 0}
+
+
+def _stage_state(stage: dict[str, Any], store: ArtefactStore) -> dict[str, Any]:
+    """``state`` (done, failed, started, waiting), and how far a started one has come by its last checkpoint."""
+    partial = store.partial_folder(stage["artefact"])
+    if stage["done"]:
+        return {"state": "done", "progress": None}
+    if (partial / FAILURE).exists():
+        failure = read_sealed_json(partial / FAILURE, "run again to retry the stage")
+        return {"state": "failed", "progress": None, "error": failure["error"]}
+    info = read_checkpoint_info(partial)
+    if info is not None:
+        return {"state": "started", "progress": f"{info.done} of {info.total} {info.unit}"}
+    return {"state": "started" if partial.exists() else "waiting", "progress": None}
+
+
+def _print_tables(description: dict[str, Any]) -> None:
+    rows = []
+    for stage in description["stages"]:
+        state = "reused" if stage["reused"] else stage["state"]
+        seconds = "" if stage["seconds"] is None else duration_text(stage["seconds"])
+        rows.append((stage["name"], state, stage["progress"] or "", seconds, stage["artefact"]))
+    rows.append(("total", "", "", duration_text(description["total_seconds"]), ""))
+    print_table("Stages", ("stage", "state", "progress", "time", "artefact"), rows)
+    scores = [
+        (window["window"], f"{window['mean_score']:.3f}", str(window["n_tasks"]))
+        for window in description["windows"]
+        if window["mean_score"] is not None
+    ]
+    if description["mean_score"] is not None:
+        scores.append(("all", f"{description['mean_score']:.3f}", str(description["n_tasks"])))
+    if scores:
+        print_table("Score on the target tasks", ("episodes", "mean score", "tasks"), scores)

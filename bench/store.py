@@ -1,0 +1,129 @@
+"""The artefact store: one folder per finished stage, named by the hash of what determines it.
+
+``<root>/<stage>-<hash12>/`` holds the artefact's files and ``manifest.json``; ``<stage>-<hash12>.partial/`` holds a
+stage under way; ``.locks/`` keeps two processes from building the same artefact. An artefact appears by one rename,
+so it is there completely or not at all.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StorageError
+from bench.files import read_sealed_json, sha256_of_file, storage_errors, sync_file, write_sealed_json
+from bench.plan import PlannedStage
+from bench.versions import versions
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_BUILD_FOLDER = "artefact"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a stage ran. Results are exact on the same machine with the same values."""
+
+    device: str
+    threads: int
+
+
+class ArtefactStore:
+    """Artefacts under ``root``; folders are made as they are needed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, name: str) -> Path:
+        """Folder of the finished artefact ``name``, which may not exist yet."""
+        return self.root / name
+
+    def partial_folder(self, name: str) -> Path:
+        """Folder of the stage under way that will become the artefact ``name``."""
+        return self.root / f"{name}.partial"
+
+    def lock_path(self, name: str) -> Path:
+        """The file locked by the process that builds the artefact ``name``."""
+        return self.root / ".locks" / f"{name}.lock"
+
+    def is_finished(self, name: str) -> bool:
+        """Whether the artefact exists; ``verify`` tells whether it is intact."""
+        return self.folder(name).is_dir()
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """The manifest of a finished artefact. Raises ``StorageError`` when it is missing or damaged."""
+        return read_sealed_json(self.folder(name) / MANIFEST, self._remedy(name))
+
+    def verify(self, name: str) -> dict[str, Any]:
+        """Check every file of an artefact against its manifest, and return the manifest.
+
+        Raises ``StorageError`` naming the file that is missing, changed or foreign, and how to mend it.
+        """
+        folder, manifest = self.folder(name), self.manifest(name)
+        if manifest["format"] != FORMAT:
+            raise StorageError(f"{folder} has format {manifest['format']}, expected {FORMAT}; {self._remedy(name)}")
+        if manifest["artefact"] != name:
+            raise StorageError(f"{folder} holds the artefact {manifest['artefact']}; {self._remedy(name)}")
+        for file_name, checksum in manifest["files"].items():
+            path = folder / file_name
+            if not path.is_file():
+                raise StorageError(f"{path} is missing; {self._remedy(name)}")
+            with storage_errors(f"read {path}"):
+                if sha256_of_file(path) != checksum:
+                    raise StorageError(f"{path} is damaged (its checksum does not match); {self._remedy(name)}")
+        return manifest
+
+    def new_build_folder(self, name: str) -> Path:
+        """An empty folder for the artefact's files; what a killed attempt left in it is removed."""
+        folder = self.partial_folder(name) / _BUILD_FOLDER
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        return folder
+
+    def commit(
+        self, stage: PlannedStage, metrics: Mapping[str, Any], seconds: float, machine: Machine
+    ) -> dict[str, Any]:
+        """Make the build folder the finished artefact: write the manifest, sync everything, rename.
+
+        ``seconds`` is the wall time the stage took over all its attempts. Returns the manifest.
+        """
+        name = stage.artefact_name
+        build = self.partial_folder(name) / _BUILD_FOLDER
+        files = sorted(path for path in build.rglob("*") if path.is_file())
+        manifest = {
+            "format": FORMAT,
+            "artefact": name,
+            "stage": stage.spec.name,
+            "hash": stage.hash,
+            "key": dict(stage.key),
+            "input_artefacts": dict(stage.inputs),
+            "seed": stage.key["seed"],
+            "seconds": round(seconds, 3),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "device": machine.device,
+            "threads": machine.threads,
+            "metrics": dict(metrics),
+            "files": {path.relative_to(build).as_posix(): sha256_of_file(path) for path in files},
+        }
+        for path in files:
+            sync_file(path)
+        write_sealed_json(build / MANIFEST, manifest)
+        build.rename(self.folder(name))
+        sync_file(self.root)
+        self.remove_partial(name)
+        return manifest
+
+    def remove_partial(self, name: str) -> None:
+        """Remove what a finished stage no longer needs: checkpoints and row logs."""
+        partial = self.partial_folder(name)
+        if partial.exists():
+            shutil.rmtree(partial)
+
+    def _remedy(self, name: str) -> str:
+        return f"delete the folder {self.folder(name)} and run again to rebuild it"

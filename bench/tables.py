@@ -1,0 +1,29 @@
+"""Small tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+_MINIMUM_WIDTH = 100
+"""Where output is not a terminal, columns are not squeezed into 80 characters."""
+
+
+def make_console() -> Console:
+    """A console on standard output, wide enough when that is a file or a pipe."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(console.width, _MINIMUM_WIDTH), soft_wrap=True)
+    return console
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; numbers should come as text."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    make_console().print(table)

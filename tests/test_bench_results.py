@@ -1,0 +1,135 @@
+"""Scores in windows, summaries of many runs, and export, from rows made by hand."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.results import learning_curve, summarise, window_scores, write_summary
+from tests.conftest import Bench
+
+
+def rows(task: int, returns: list[float], phase: str = "adapt", status: str = "ok") -> pd.DataFrame:
+    return pd.DataFrame(
+        {"phase": phase, "task": task, "episode": range(len(returns)), "return": returns, "status": status}
+    )
+
+
+def write_run(folder: Path, table: pd.DataFrame, **record: Any) -> None:
+    folder.mkdir(parents=True)
+    table.to_parquet(folder / "episodes.parquet")
+    content = {
+        "run": folder.name, "algo": "a", "env": "e", "preset": "quick", "seed": 0, "status": "done",
+        "stages": [{"name": "x", "seconds": 10.0}, {"name": "y", "seconds": 2.25}], **record,
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(content))
+
+
+def test_a_window_is_half_open_and_the_mean_is_over_tasks() -> None:
+    table = pd.concat([rows(0, [0.0] * 20 + [1.0] * 20), rows(4, [0.5] * 20 + [0.0] * 20)])
+    scores = {score.name: (score.mean_score, score.n_tasks) for score in window_scores(table)}
+    assert scores == {"0-20": (0.25, 2), "20-40": (0.5, 2)}
+
+
+def test_exploration_counts_and_training_episodes_of_other_phases_do_not() -> None:
+    table = pd.concat([rows(0, [1.0] * 20, phase="explore"), rows(0, [0.0] * 30, phase="meta_train_prior")])
+    assert [(score.name, score.mean_score) for score in window_scores(table)] == [("0-20", 1.0)]
+
+
+def test_a_task_that_has_not_completed_a_window_is_not_averaged_in() -> None:
+    table = pd.concat([rows(0, [1.0] * 40), rows(1, [0.0] * 39)])
+    assert [(score.mean_score, score.n_tasks) for score in window_scores(table)] == [(0.5, 2), (1.0, 1)]
+
+
+def test_failure_rows_are_not_scores() -> None:
+    table = pd.concat([rows(0, [1.0] * 20), rows(-1, [float("nan")], phase="", status="failed")])
+    assert [score.mean_score for score in window_scores(table)] == [1.0]
+
+
+def test_the_learning_curve_ends_where_not_all_tasks_have_episodes() -> None:
+    curve = learning_curve(pd.concat([rows(0, [0.0, 1.0, 1.0]), rows(1, [1.0, 1.0])]))
+    assert curve.to_dict() == {0: 0.5, 1: 1.0}
+
+
+def test_the_summary_has_one_line_per_run_and_window(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "one", rows(0, [0.25] * 40))
+    write_run(tmp_path / "runs" / "deep" / "two", rows(0, [1 / 3] * 20), seed=1, algo="b")
+    lines, left_out = write_summary([tmp_path], tmp_path / "new" / "summary.csv")
+    assert (lines, left_out) == (3, [])
+    assert (tmp_path / "new" / "summary.csv").read_text().splitlines() == [
+        "env,algo,preset,seed,window,mean_score,n_tasks,seconds",
+        "e,b,quick,1,0-20,0.3333,1,12.2",
+        "e,a,quick,0,0-20,0.25,1,12.2",
+        "e,a,quick,0,20-40,0.25,1,12.2",
+    ]
+
+
+def test_unfinished_and_nan_runs_are_named_and_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "good", rows(0, [1.0] * 20))
+    write_run(tmp_path / "failed", rows(0, [1.0] * 20), status="failed")
+    write_run(tmp_path / "nan", rows(0, [float("nan")] + [1.0] * 19))
+    table, left_out = summarise([tmp_path])
+    assert len(table) == 1
+    assert left_out == [f"{tmp_path / 'failed'} (failed)", f"{tmp_path / 'nan'} (NaN returns)"]
+
+
+def test_a_damaged_run_is_named(tmp_path: Path, bench: Bench) -> None:
+    write_run(tmp_path / "run", rows(0, [1.0] * 20))
+    (tmp_path / "run" / "episodes.parquet").write_bytes(b"PAR1 not really")
+    outcome = bench("summary", tmp_path, "-o", tmp_path / "summary.csv")
+    assert outcome.code == 2
+    assert f"{tmp_path / 'run' / 'episodes.parquet'} cannot be read" in outcome.err
+
+
+def test_a_run_is_exported_without_weights_and_summarised(tmp_path: Path, bench: Bench) -> None:
+    out, results = tmp_path / "runs", tmp_path / "results"
+    bench("run", "--algo", "toy", "--env", "toy-line", "--preset", "smoke", "--out", out)
+    exported = bench("export", out / "toy-toy-line-smoke-s0", results / "runs")
+    assert exported.code == 0
+    folder = results / "runs" / "toy-toy-line-smoke-s0"
+    assert {path.name for path in folder.iterdir()} == {
+        "episodes.parquet", "config.yaml", "summary.json", "curve.png", "run.json", "metrics-data.jsonl.gz",
+        "metrics-fit.jsonl.gz",
+    }  # fmt: skip
+    assert len(gzip.decompress((folder / "metrics-fit.jsonl.gz").read_bytes()).splitlines()) == 10
+    record = json.loads((folder / "run.json").read_text())
+    assert record["stages"][1]["manifest"]["metrics"]["final_loss"] >= 0
+    summary = bench("summary", results, "-o", results / "summary.csv")
+    assert summary.out == f"1 lines in {results / 'summary.csv'}\n"
+    assert (results / "summary.csv").read_text().splitlines()[1].startswith("toy-line,toy,smoke,0,0-20,")
+    assert bench("export", out / "toy-toy-line-smoke-s0", results / "runs").code == 2
+    assert bench("show", folder).code == 0
+
+
+def test_runs_are_drawn_beside_published_curves(tmp_path: Path, bench: Bench) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / f"s{seed}", rows(0, [seed * 0.5] * 30), seed=seed)
+    paper = tmp_path / "paper.csv"
+    paper.write_text("domain,algorithm,episode,mean\ne,A,0,0.1\ne,A,20,0.6\n")
+    drawn = bench("plot", tmp_path / "runs", "-o", tmp_path / "new" / "all.png", "--paper", paper)
+    assert (drawn.code, drawn.out) == (0, f"2 runs in {tmp_path / 'new' / 'all.png'}\n")
+    assert (tmp_path / "new" / "all.png").read_bytes().startswith(b"\x89PNG")
+    paper.write_text("domain,algorithm,mean\n")
+    refused = bench("plot", tmp_path / "runs", "-o", tmp_path / "all.png", "--paper", paper)
+    assert refused.code == 2
+    assert "lacks the column 'episode'" in refused.err
+
+
+@pytest.mark.parametrize("column", ["run", "algo", "env", "preset", "seed", "stage", "task_name", "seconds", "status"])
+def test_rows_of_a_run_say_where_they_come_from(tmp_path: Path, bench: Bench, column: str) -> None:
+    bench("run", "--algo", "toy", "--env", "toy-line", "--preset", "smoke", "--tasks", "0,2", "--out", tmp_path)
+    (folder,) = tmp_path.glob("toy-*")
+    table = pd.read_parquet(folder / "episodes.parquet")
+    expected = {
+        "run": {folder.name}, "algo": {"toy"}, "env": {"toy-line"}, "preset": {"smoke"}, "seed": {0},
+        "stage": {"adapt"}, "task_name": {"target-0", "target-2"}, "status": {"ok"},
+    }  # fmt: skip
+    if column == "seconds":
+        assert table["seconds"].is_monotonic_increasing
+    else:
+        assert set(table[column]) == expected[column]

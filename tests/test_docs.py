@@ -1,0 +1,91 @@
+"""Every command in README and CONTRIBUTING runs, and the Python there works as it stands."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import algorithms.registry
+import envs.registry
+from tests.conftest import ROOT, Bench
+
+PAGES = ("README.md", "CONTRIBUTING.md")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    lines = [line.partition("  #")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_every_command_is_of_a_kind_that_is_tested() -> None:
+    for page in PAGES:
+        assert all(command.startswith(("bench ", "make ")) for command in commands(page)), commands(page)
+
+
+@pytest.mark.parametrize("command", sorted({c for page in PAGES for c in commands(page) if c.startswith("make ")}))
+def test_make_knows_the_target(command: str) -> None:
+    result = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_main_job_is_a_valid_run(bench: Bench) -> None:
+    dry = subprocess.run(["make", "run", "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (arguments,) = re.findall(r"bin/bench (run .*)", dry)
+    assert bench(*shlex.split(arguments), "--help").code == 0
+
+
+def at_smoke_size(command: str) -> list[str]:
+    """The arguments of a ``bench`` command with its preset, also where run names hold it, replaced by ``smoke``."""
+    words = [re.sub(r"-(quick|paper)-s", "-smoke-s", word) for word in shlex.split(command)[1:]]
+    words = ["smoke" if word in ("quick", "paper") else word for word in words]
+    if words[0] == "run" and "--preset" not in words:
+        words += ["--preset", "smoke"]
+    return words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_bench_command_runs_at_smoke_size(
+    page: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in commands(page):
+        if command.startswith("bench "):
+            outcome = bench(*at_smoke_size(command))
+            assert outcome.code == 0, f"{command}: {outcome.err}"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
+            assert target.startswith("https://") or (ROOT / target).exists(), f"{page}: {target}"
+
+
+def test_the_contributing_guides_algorithm_and_task_distribution_run_as_they_stand(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = blocks("CONTRIBUTING.md", "python")
+    (algorithm,) = [block for block in python if "ALGORITHM = " in block]
+    (distribution,) = [block for block in python if "def make_task_distribution" in block]
+    for name, block in (("guide_algorithm", algorithm), ("guide_tasks", distribution)):
+        (tmp_path / f"{name}.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    for registry in (algorithms.registry, envs.registry):  # The other tests must not see the guide's names.
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    algorithms.registry.register_algorithm("guide-random", "guide_algorithm:ALGORITHM", "the guide's")
+    envs.registry.register_task_distribution("guide-near", "guide_tasks:make_task_distribution", "the guide's")
+    outcome = bench("run", "--algo", "guide-random", "--env", "guide-near", "--preset", "smoke", "--out", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "adapt: done" in outcome.out
+    sys.modules.pop("guide_algorithm")
+    sys.modules.pop("guide_tasks")
