@@ -319,7 +319,7 @@ class SimplAdaptation(SkillAdaptation):
 
 
 META_QUICK: dict[str, Any] = {
-    "meta_train.epochs": 400,
+    "meta_train.epochs": 120,
     "meta_train.small_context_tasks": 2,
     "meta_train.large_context_tasks": 6,
     "meta_train.transitions_per_task": 256,
@@ -335,8 +335,6 @@ META_QUICK: dict[str, Any] = {
     "meta_train.coefficient_learning_rate": 1e-3,
     "meta_train.small_initial_coefficient": 0.01,
     "meta_train.large_initial_coefficient": 0.003,
-    "meta_train.small_initial_encoder_coefficient": 1e-4,
-    "meta_train.large_initial_encoder_coefficient": 1e-4,
     "meta_train.encoder_hidden_dim": 64,
     "meta_train.bf16": True,
     "meta_train.actor_critic.hidden_dim": 128,
