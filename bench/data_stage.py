@@ -87,5 +87,5 @@ def data_stage_spec(distribution: TaskDistribution) -> StageSpec:
         factory=DataStage,
         inputs=(),
         tasks="none",
-        implementation=f"trajectories/1/{distribution.family}/{source.config_class.__qualname__}",
+        implementation=source.implementation,
     )

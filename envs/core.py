@@ -53,6 +53,9 @@ class DataSource(Protocol):
     config_class: type[Any]
     """A frozen dataclass: every setting that determines the data, its own ``seed`` included."""
 
+    implementation: str
+    """Names the computation in the artefact's hash; changed whenever the same config gives other data."""
+
     def num_chunks(self, config: Any) -> int: ...
 
     def build_chunk(self, config: Any, chunk_index: int, threads: int) -> Trajectories:

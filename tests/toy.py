@@ -41,6 +41,7 @@ class ToyDataSource:
     """Three random episodes of 20 env_steps per chunk."""
 
     config_class = ToyDataConfig
+    implementation = "toy_trajectories/1"
 
     def num_chunks(self, config: ToyDataConfig) -> int:
         return config.episodes // 3

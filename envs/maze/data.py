@@ -70,6 +70,7 @@ class MazeDataSource:
     """
 
     config_class: type[Any] = MazeDataConfig
+    implementation = "trajectories/1/maze/MazeDataConfig"
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
