@@ -123,6 +123,8 @@ class MetaTraining(Stage):
     """skills -> meta-trained encoder, policy and critics (SiMPL, section 4.2)."""
 
     MAX_UPDATES_PER_ADVANCE = 10
+    MAX_TRANSITIONS_PER_ADVANCE = 20_480
+    """Limits of one piece of updating, so that a signal is answered soon at every preset."""
 
     def __init__(self, config: MetaTrainConfig, learner: MetaLearner, context: StageContext) -> None:
         self.config, self.context = config, context
@@ -246,7 +248,9 @@ class MetaTraining(Stage):
     # -- updating ------------------------------------------------------------------------------
 
     def _some_updates(self) -> StageReport:
-        count = min(self.owed_updates, self.MAX_UPDATES_PER_ADVANCE)
+        sets = self.config.small_context_tasks + self.config.large_context_tasks
+        affordable = max(1, self.MAX_TRANSITIONS_PER_ADVANCE // (sets * self.config.transitions_per_task))
+        count = min(self.owed_updates, self.MAX_UPDATES_PER_ADVANCE, affordable)
         metrics: dict[str, float] = {}
         for _ in range(count):
             metrics = self.learner.update(*self._draw())

@@ -78,11 +78,17 @@ def saved_bytes() -> bytes:
     return buffer.getvalue()
 
 
-def zip_with(name: str, content: bytes) -> bytes:
+def zip_with(**contents: bytes) -> bytes:
+    """A zip archive of these files, in the folder that torch uses."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, content)
+        for name, content in contents.items():
+            archive.writestr(f"archive/{name}", content)
     return buffer.getvalue()
+
+
+CALL_WITHOUT_ARGUMENTS = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R."
+"""A pickle that calls an allowed function wrongly, as a changed byte may make it."""
 
 
 FOREIGN = {
@@ -96,8 +102,9 @@ FOREIGN = {
     "pickle": pickle.dumps({"a": 1}),
     "pickled list": pickle.dumps([1, 2]),
     "start of a zip": b"PK\x03\x04abc",
-    "another zip": zip_with("hello.txt", b"hi"),
-    "zip in torch's layout": zip_with("archive/data.pkl", b"hi"),
+    "another zip": zip_with(hello=b"hi"),
+    "zip with another pickle": zip_with(**{"data.pkl": b"hi", "version": b"3\n"}),
+    "zip with a bad call": zip_with(**{"data.pkl": CALL_WITHOUT_ARGUMENTS, "version": b"3\n"}),
 }
 
 quiet_about_foreign_pickles = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")

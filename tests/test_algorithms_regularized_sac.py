@@ -184,6 +184,14 @@ def test_an_episode_packed_and_unpacked_is_itself_with_its_prior(standardise: bo
         assert torch.equal(stored.sigma[0], prior.sigma)
 
 
+def test_episodes_are_packed_on_the_device_of_the_model() -> None:
+    """Worlds and episodes live on the CPU. ``meta`` stands for a GPU: it refuses a CPU tensor beside its own."""
+    fields, episode = transition_fields(STATE_DIM, LATENT_DIM), make_episode(5, terminates=True)
+    rows = StateInputs(acting_model().to("meta"), standardise=True).pack(fields, episode, discount=0.99, n_step=1)
+    assert rows.device.type == "meta"
+    assert rows.shape == (5, fields.dim)
+
+
 @pytest.mark.parametrize(
     ("terminates", "td_discounts"),
     # Two skills ahead; the last transition has only one. Truncation bootstraps, termination does not.

@@ -16,6 +16,7 @@ import envs.registry
 from tests.conftest import ROOT, Bench
 
 PAGES = ("README.md", "CONTRIBUTING.md")
+MAZE_PAGE = "envs/maze/README.md"
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -65,9 +66,16 @@ def test_every_bench_command_runs_at_smoke_size(
 
 
 def test_links_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in (*PAGES, MAZE_PAGE):
         for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
-            assert target.startswith("https://") or (ROOT / target).exists(), f"{page}: {target}"
+            assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_maze_pages_code_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(MAZE_PAGE, "python")
+    exec(compile(code, MAZE_PAGE, "exec"), {})
+    assert (tmp_path / "maze_tasks.png").stat().st_size > 10_000
 
 
 def test_the_contributing_guides_algorithm_and_task_distribution_run_as_they_stand(

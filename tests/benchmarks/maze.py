@@ -100,7 +100,8 @@ def update() -> None:
             noise = torch.randn(2, sets * config.transitions_per_task, noise_dim)
             tasks = torch.arange(sets)
             seconds = seconds_of(lambda: learner.update(rows, contexts, tasks, noise), 4)  # noqa: B023
-            print(f"SiMPL update, paper's maze setting, {'bf16' if bf16 else 'fp32'}, {threads} threads: {seconds:.2f} s")
+            precision = "bf16" if bf16 else "fp32"
+            print(f"SiMPL update, paper's maze setting, {precision}, {threads} threads: {seconds:.2f} s")
     torch.set_num_threads(1)
 
 
