@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.results import learning_curve
+from bench.results import exploration_episodes, learning_curve, smoothed_curve
 
 SMOOTHING_EPISODES = 10
 _COLOUR = "#0072B2"
+
+
+def mark_exploration(axes: Axes, episodes: int) -> None:
+    """A dotted line where exploration ends and fine-tuning begins, as in the paper's Figure 4."""
+    if episodes:
+        axes.axvline(episodes, color="0.4", linestyle=":", linewidth=1.0)
 
 
 def draw_curve(table: pd.DataFrame, score_range: tuple[float, float], title: str, path: Path) -> None:
@@ -19,10 +26,11 @@ def draw_curve(table: pd.DataFrame, score_range: tuple[float, float], title: str
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(curve.index, curve.to_numpy(), color=_COLOUR, alpha=0.3, linewidth=0.8)
-    smoothed = curve.rolling(SMOOTHING_EPISODES, center=True, min_periods=1).mean()
+    smoothed = smoothed_curve(table, SMOOTHING_EPISODES)
     axes.plot(
         smoothed.index, smoothed.to_numpy(), color=_COLOUR, label=f"centred mean of {SMOOTHING_EPISODES} episodes"
     )
+    mark_exploration(axes, exploration_episodes(table))
     low, high = score_range
     margin = 0.02 * (high - low)
     axes.set(

@@ -11,10 +11,10 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.curve import SMOOTHING_EPISODES
+from bench.curve import SMOOTHING_EPISODES, mark_exploration
 from bench.errors import UserError
 from bench.files import storage_errors
-from bench.results import find_runs, learning_curve, read_run
+from bench.results import exploration_episodes, find_runs, read_run, smoothed_curve
 
 PAPER_COLUMNS = ("domain", "algorithm", "episode", "mean")
 
@@ -46,8 +46,7 @@ def draw_comparison(sources: Sequence[Path], output: Path, paper: Path | None = 
 
 
 def _curve(record: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
-    curve = learning_curve(table)
-    smoothed = curve.rolling(SMOOTHING_EPISODES, center=True, min_periods=1).mean()
+    smoothed = smoothed_curve(table, SMOOTHING_EPISODES)
     return pd.DataFrame(
         {
             "env": record["env"],
@@ -56,6 +55,7 @@ def _curve(record: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
             "seed": record["seed"],
             "episode": smoothed.index,
             "score": smoothed.to_numpy(),
+            "exploration_episodes": exploration_episodes(table),
         }
     )
 
@@ -92,6 +92,8 @@ def _draw_panel(
                 paper["episode"], paper["mean"], linestyle="--", linewidth=1.2, color=colours[algorithm],
                 label=f"{algorithm} in the paper",
             )  # fmt: skip
+    for episodes in sorted(curves["exploration_episodes"].unique()):
+        mark_exploration(axes, int(episodes))
     axes.set(xlabel="target-task episode", ylabel="return, mean over target tasks", title=environment)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

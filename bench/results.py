@@ -64,6 +64,19 @@ def learning_curve(table: pd.DataFrame) -> pd.Series:
     return complete["mean"]
 
 
+def exploration_episodes(table: pd.DataFrame) -> int:
+    """How many episodes of each target task were collected before the task was encoded (0: none)."""
+    explored = target_rows(table).query("phase == 'explore'")["episode"]
+    return 0 if explored.empty else int(explored.max()) + 1
+
+
+def smoothed_curve(table: pd.DataFrame, window_episodes: int) -> pd.Series:
+    """``learning_curve`` under a centred mean that does not reach across the end of exploration."""
+    curve = learning_curve(table)
+    phase = pd.Series(curve.index >= exploration_episodes(table), index=curve.index)
+    return curve.groupby(phase).transform(lambda part: part.rolling(window_episodes, center=True, min_periods=1).mean())
+
+
 def find_runs(folders: Sequence[Path]) -> list[Path]:
     """Every run folder (it holds ``run.json`` and ``episodes.parquet``) at or below these, sorted.
 

@@ -184,8 +184,10 @@ def test_replay_holds_what_was_collected(skills: Path) -> None:
 def test_an_update_is_critics_then_targets_then_policy_then_coefficient(skills: Path) -> None:
     """Each learner's update done by itself with plain Adam. The policy loss must use the critics just updated, and
     the old coefficient."""
-    # A large rate, so that critics before and after their update give policies that can be told apart.
-    stage = make_stage(skills, dataclasses.replace(CONFIG, target_kl=1e-6, learning_rate=0.1))
+    # A large rate, so that critics before and after their update give policies that can be told apart; and a target
+    # that one learner's divergence is below.
+    config = dataclasses.replace(CONFIG, target_kl=0.75, learning_rate=0.1, target_rate=0.3)
+    stage = make_stage(skills, config)
     while int(stage.owed_updates.min()) == 0:
         stage._collect_where_waiting()
     for _ in range(2):  # away from the start, where the policy is the prior
@@ -199,6 +201,11 @@ def test_an_update_is_critics_then_targets_then_policy_then_coefficient(skills: 
         after = flat_learner(updated, learner)
         torch.testing.assert_close(after, reference_update(*mine), rtol=1e-4, atol=1e-5)
         assert float((after - reference_update(*mine, policy_first=True)).abs().max()) > 1e-3
+    before, now = stage.networks, updated.networks
+    modules = (before.target_critics, now.target_critics, now.critics)
+    triples = zip(*(module.parameters() for module in modules), strict=True)
+    for old_target, target, critic in triples:
+        torch.testing.assert_close(target, 0.7 * old_target + 0.3 * critic.detach(), rtol=1e-5, atol=1e-6)
 
 
 def copy_of(stage: SkillAdaptation, skills: Path) -> ObservedAdaptation:

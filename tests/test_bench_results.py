@@ -10,7 +10,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.results import learning_curve, summarise, window_scores, write_summary
+from bench.results import (
+    exploration_episodes,
+    learning_curve,
+    smoothed_curve,
+    summarise,
+    window_scores,
+    write_summary,
+)
 from tests.conftest import Bench
 
 
@@ -54,6 +61,20 @@ def test_failure_rows_are_not_scores() -> None:
 def test_the_learning_curve_ends_where_not_all_tasks_have_episodes() -> None:
     curve = learning_curve(pd.concat([rows(0, [0.0, 1.0, 1.0]), rows(1, [1.0, 1.0])]))
     assert curve.to_dict() == {0: 0.5, 1: 1.0}
+
+
+def test_smoothing_does_not_reach_across_the_end_of_exploration() -> None:
+    adapted = rows(0, [1.0] * 30)
+    adapted["episode"] += 20
+    table = pd.concat([rows(0, [0.0] * 20, phase="explore"), adapted])
+    assert exploration_episodes(table) == 20
+    assert smoothed_curve(table, 10).tolist() == [0.0] * 20 + [1.0] * 30
+
+
+def test_without_exploration_the_curve_is_a_plain_centred_mean() -> None:
+    table = rows(0, [0.0, 1.0, 2.0, 3.0, 4.0])
+    assert exploration_episodes(table) == 0
+    assert smoothed_curve(table, 3).tolist() == [0.5, 1.0, 2.0, 3.0, 3.5]
 
 
 def test_the_summary_has_one_line_per_run_and_window(tmp_path: Path) -> None:
