@@ -94,8 +94,9 @@ class AdaptConfig:
     def validate(self) -> None:
         if self.episodes < 1 or self.episodes > 10**6:
             raise ValueError(f"episodes is {self.episodes}; valid is 1 to 1,000,000")
-        if not 0 <= self.exploration_episodes <= self.episodes:
-            raise ValueError(f"exploration_episodes is {self.exploration_episodes}; valid is 0 to {self.episodes}")
+        if not 0 <= self.exploration_episodes < self.episodes:
+            valid = f"0 to {self.episodes - 1}, below episodes"
+            raise ValueError(f"exploration_episodes is {self.exploration_episodes}; valid is {valid}")
         if not 1 <= self.batch_size <= self.replay_capacity:
             raise ValueError(f"batch_size is {self.batch_size}; valid is 1 to replay_capacity ({self.replay_capacity})")
         if not 0 <= self.rewarded_fraction <= 1:
@@ -141,15 +142,11 @@ class SkillAdaptation(Stage):
 
     def initial_learners(self) -> tuple[SkillActorCritic, Tensor, DualCoefficients]:
         """Networks of M copies, task embeddings (M, E), coefficients (M,). Here: policies at the prior, E = 0."""
-        copies = len(self.target_tasks)
-        networks = SkillActorCritic(
-            self.actor_critic,
-            self.distribution.observation_dim,
-            self.skill_model.config.latent_dim,
-            0,
-            copies,
-            torch_generator(self.context.seed, "adapt", "init"),
-        ).to(self.context.device)
+        dims = (self.distribution.observation_dim, self.skill_model.config.latent_dim, 0)
+        generators = [torch_generator(self.context.seed, "adapt", "init", task) for task in self.target_tasks]
+        singles = [SkillActorCritic(self.actor_critic, *dims, 1, generator) for generator in generators]
+        networks = SkillActorCritic.stack(singles).to(self.context.device)
+        copies = len(singles)
         initial = torch.full((copies,), self.config.initial_coefficient, device=self.context.device)
         embeddings = torch.zeros((copies, 0), device=self.context.device)
         return networks, embeddings, self.make_coefficients(initial)

@@ -15,8 +15,9 @@ batch; adapting to ten target tasks is M = 10. Axes: M model copy, B batch, D fe
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,19 +94,21 @@ class StateInputs:
 
     def pack(self, fields: PackedFields, episode: SkillEpisode, discount: float, n_step: int) -> Tensor:
         """An episode as rows (T', F) of ``fields``; ``discount`` is per skill."""
+        device = self._model.state_mean.device
         td_rewards, td_discounts, last = n_step_returns(episode.rewards, episode.dones, discount, n_step)
-        td_states = episode.next_states[last]
+        states, next_states = episode.states.to(device), episode.next_states.to(device)
+        td_states = next_states[last.to(device)]
         return fields.pack(
             {
-                "states": self(episode.states),
-                "skills": episode.skills,
-                "rewards": episode.rewards,
-                "dones": episode.dones,
-                "next_states": self(episode.next_states),
-                "td_rewards": td_rewards,
-                "td_discounts": td_discounts,
+                "states": self(states),
+                "skills": episode.skills.to(device),
+                "rewards": episode.rewards.to(device),
+                "dones": episode.dones.to(device),
+                "next_states": self(next_states),
+                "td_rewards": td_rewards.to(device),
+                "td_discounts": td_discounts.to(device),
                 "td_states": self(td_states),
-                "prior": self._model.prior_columns(episode.states),
+                "prior": self._model.prior_columns(states),
                 "td_prior": self._model.prior_columns(td_states),
             }
         )
@@ -176,6 +179,17 @@ class SkillActorCritic(nn.Module):
         self.critics = StackedMLP(*critic_shape, generator, zero_output=zero)
         self.target_critics = StackedMLP(*critic_shape, generator, zero_output=zero).requires_grad_(False)
         self.target_critics.load_state_dict(self.critics.state_dict())
+
+    @classmethod
+    def stack(cls, singles: Sequence[SkillActorCritic]) -> SkillActorCritic:
+        """Copies of these networks (one model copy each) side by side, policy and critics open to gradients."""
+        stacked = copy.deepcopy(singles[0])
+        for parameter, *parts in zip(stacked.parameters(), *(one.parameters() for one in singles), strict=True):
+            parameter.data = torch.cat([part.detach() for part in parts])
+        stacked.model_copies = len(singles)
+        stacked.policy.requires_grad_(True)
+        stacked.critics.requires_grad_(True)
+        return stacked
 
     def policy_distribution(self, states: Tensor, task_embeddings: Tensor, prior: Gaussian) -> Gaussian:
         """pi(z given s, e): (M, B, D), (M, B, E), prior (M, B, Z) -> (M, B, Z)."""

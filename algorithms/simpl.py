@@ -17,8 +17,9 @@ The task encoder learns through the critic loss and its KL to N(0, I) alone; the
 sampled once per transition. Contexts hold episodes collected with e ~ p(e) only; both kinds feed the critics.
 
 Differences from paper and released code (``paper`` keeps the released values; each field names the other)
-- ``rewarded_fraction`` and ``context_rewarded_first`` bring rare rewarded transitions into critics' batches and
-  contexts; ``standardise_states``; ``bf16``: departures, all off in ``paper``.
+- Departures, all off in ``paper``, each a named field: ``rewarded_fraction`` and ``context_drawn`` bring rare rewarded
+  transitions into critics' batches and contexts; ``n_step``; ``clip_targets``; ``zero_initial_values``;
+  ``standardise_states``; ``bf16``.
 - The residual policy starts exactly at the prior (last layer zero); the released code leaves that open.
 - Prior parameters are stored with transitions, all tasks go through the networks in one pass, and the encoder
   folds projections: the same function, cheaper.
@@ -242,6 +243,13 @@ def make_meta_train_stage(config: SimplMetaTrainConfig, context: StageContext) -
 class SimplAdaptConfig(AdaptConfig):
     """Target-task learning from the meta-trained policy, critics and alpha (section 4.3, E.2.2)."""
 
+    def validate(self) -> None:
+        super().validate()
+        if self.exploration_episodes < 1:
+            raise ValueError(
+                f"exploration_episodes is 0; valid is 1 to {self.episodes - 1}: the task is encoded from them"
+            )
+
 
 class SimplAdaptation(SkillAdaptation):
     """20 episodes with e ~ p(e), encode them, then fine-tune pi(z given s, e*) (equation 5)."""
@@ -261,19 +269,7 @@ class SimplAdaptation(SkillAdaptation):
         self.meta = SimplLearner(self.meta_config, observation_dim, latent_dim, self._saved["train_tasks"], 0)
         self.meta.load_state_dict(self._saved["learner"])
         self.meta.to(self.context.device).requires_grad_(False)
-        networks = SkillActorCritic(
-            self.actor_critic,
-            observation_dim,
-            latent_dim,
-            self.meta_config.task_embedding_dim,
-            copies,
-            torch_generator(self.context.seed, "adapt", "init"),
-        ).to(self.context.device)
-        source = self.meta.networks
-        pairs = ((networks.policy, source.policy), (networks.critics, source.critics))
-        for stack, one in (*pairs, (networks.target_critics, source.target_critics)):
-            for target, value in zip(stack.parameters(), one.parameters(), strict=True):
-                target.data.copy_(value.repeat(copies, 1, 1))
+        networks = SkillActorCritic.stack([self.meta.networks] * copies)
         embeddings = torch.zeros((copies, self.meta_config.task_embedding_dim), device=self.context.device)
         initial = self.meta.policy_coefficients.values[1].expand(copies).clone()
         return networks, embeddings, self.make_coefficients(initial)

@@ -66,7 +66,8 @@ class SkillConfig:
     max_log_sigma: float = 2.0
     """Upper clamp of the prior's and encoder's log sigma (SPiRL: 2)."""
     standardise_states: bool = False
-    """Departure: subtract the data's mean from states and divide by its deviation (SPiRL: raw states)."""
+    """Departure: subtract the data's mean from states and divide by its deviation, both over the whole data set,
+    held-out trajectories included (SPiRL: raw states)."""
     final_learning_rate_fraction: float = 1.0
     """Departure: the learning rate falls linearly to this fraction of itself (SPiRL: constant)."""
     held_out_fraction: float = 0.05

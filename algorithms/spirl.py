@@ -11,7 +11,8 @@ Differences from paper and released code
 - The policy is the residual policy of SiMPL (E.1.3), as in the released SiMPL code, not SPiRL's copy of the prior.
 - alpha starts at 0.05 (released) where the paper says 0.01.
 - Target tasks are learned side by side in one stack of independent learners (see ``adaptation.py``).
-- Standardised states and batches with a fixed part of rewarded transitions are departures: off in ``paper``.
+- Departures, all off in ``paper``, each a named field: ``n_step``, ``rewarded_fraction``, ``clip_targets``,
+  ``updates_per_episode``, ``zero_initial_values``, ``standardise_states``, ``bf16``.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ ALGORITHM = Algorithm(
             factory=make_adapt_stage,
             inputs=("skills",),
             tasks="target",
-            implementation="skill_adaptation/1",
+            implementation="skill_adaptation/2",
         ),
     ),
     presets={

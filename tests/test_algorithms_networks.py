@@ -112,7 +112,7 @@ def test_softplus_inverse_round_trip_from_tiny_to_large(log_value: float) -> Non
     inverse = softplus_inverse(value)
     # softplus in float64 is the reference: numpy's logaddexp(0, x) = log(1 + exp x).
     round_trip = np.logaddexp(0.0, float(inverse.double()))
-    assert round_trip == pytest.approx(float(value), rel=3e-6)
+    assert round_trip == pytest.approx(float(value), rel=1e-5)
 
 
 def test_softplus_inverse_at_the_ends() -> None:
