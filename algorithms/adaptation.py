@@ -23,6 +23,7 @@ from torch import Tensor
 
 from algorithms.files import save_tensors
 from algorithms.networks import torch_generator
+from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
 from algorithms.regularized_sac import (
     ActorCriticConfig,
     DualCoefficients,
@@ -92,21 +93,15 @@ class AdaptConfig:
     """Departure: hidden layers in bfloat16 autocast (off: float32)."""
 
     def validate(self) -> None:
-        if self.episodes < 1 or self.episodes > 10**6:
-            raise ValueError(f"episodes is {self.episodes}; valid is 1 to 1,000,000")
-        if not 0 <= self.exploration_episodes < self.episodes:
-            valid = f"0 to {self.episodes - 1}, below episodes"
-            raise ValueError(f"exploration_episodes is {self.exploration_episodes}; valid is {valid}")
-        if not 1 <= self.batch_size <= self.replay_capacity:
-            raise ValueError(f"batch_size is {self.batch_size}; valid is 1 to replay_capacity ({self.replay_capacity})")
-        if not 0 <= self.rewarded_fraction <= 1:
-            raise ValueError(f"rewarded_fraction is {self.rewarded_fraction}; valid is 0 to 1")
-        if not 0 <= self.updates_per_episode <= 10**6:
-            raise ValueError(f"updates_per_episode is {self.updates_per_episode}; valid is 0 to 1,000,000")
-        if not 1 <= self.n_step <= 10_000:
-            raise ValueError(f"n_step is {self.n_step}; valid is 1 to 10,000")
-        if self.transition_reuse <= 0:
-            raise ValueError(f"transition_reuse is {self.transition_reuse}; valid is above 0")
+        require_between(self, (1, 10**6), "episodes")
+        require_between(self, (0, self.episodes - 1), "exploration_episodes")
+        require_between(self, COUNT, "replay_capacity")
+        require_between(self, (1, self.replay_capacity), "batch_size")
+        require_between(self, (0, 10**6), "updates_per_episode")
+        require_between(self, (1, 10_000), "n_step")
+        require_between(self, FRACTION, "rewarded_fraction")
+        require_between(self, RATE, "learning_rate", "coefficient_learning_rate", "discount", "target_rate")
+        require_between(self, WEIGHT, "transition_reuse", "initial_coefficient", "target_kl", "kl_clip")
 
 
 class SkillAdaptation(Stage):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from algorithms.files import save_tensors
 from algorithms.networks import Gaussian, torch_generator
+from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
 from algorithms.regularized_sac import ActorCriticConfig, FrozenPolicies, SkillActorCritic, StateInputs
 from algorithms.replay import MultiTaskReplay, PackedFields
 from algorithms.rollout import EpisodeKey, EpisodeNoise, LowLevelPolicy, collect_episodes, max_skills_per_episode
@@ -73,24 +74,15 @@ class MetaTrainConfig:
     """The high-level policy and critics."""
 
     def validate(self) -> None:
-        for name in ("epochs", "transitions_per_task", "small_context", "large_context", "warm_up_transitions"):
-            if not 1 <= getattr(self, name) <= 10**7:
-                raise ValueError(f"{name} is {getattr(self, name)}; valid is 1 to 10,000,000")
-        for name in ("small_context_tasks", "large_context_tasks"):
-            if not 1 <= getattr(self, name) <= 10**4:
-                raise ValueError(f"{name} is {getattr(self, name)}; valid is 1 to 10,000")
-        if self.transitions_per_task > self.replay_capacity:
-            raise ValueError(f"transitions_per_task {self.transitions_per_task} exceeds replay_capacity")
-        if not 1 <= self.task_embedding_dim <= 10_000:
-            raise ValueError(f"task_embedding_dim is {self.task_embedding_dim}; valid is 1 to 10,000")
-        if self.warm_up_transitions > self.context_capacity:
-            raise ValueError(f"warm_up_transitions {self.warm_up_transitions} exceeds context_capacity")
-        if 0 < self.context_drawn < self.large_context:
+        require_between(self, COUNT, "epochs", "small_context", "large_context", "replay_capacity", "context_capacity")
+        require_between(self, (1, 10_000), "small_context_tasks", "large_context_tasks", "task_embedding_dim", "n_step")
+        require_between(self, (1, self.replay_capacity), "transitions_per_task")
+        require_between(self, (1, self.context_capacity), "warm_up_transitions")
+        require_between(self, FRACTION, "rewarded_fraction")
+        require_between(self, RATE, "discount")
+        require_between(self, WEIGHT, "transition_reuse")
+        if self.context_drawn != 0 and self.context_drawn < self.large_context:
             raise ValueError(f"context_drawn is {self.context_drawn}; valid is 0 or at least {self.large_context}")
-        if not 1 <= self.n_step <= 10_000:
-            raise ValueError(f"n_step is {self.n_step}; valid is 1 to 10,000")
-        if not 0 <= self.rewarded_fraction <= 1:
-            raise ValueError(f"rewarded_fraction is {self.rewarded_fraction}; valid is 0 to 1")
 
 
 class MetaLearner(nn.Module):

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from algorithms.networks import MIN_SIGMA, Gaussian, SigmaParametrization, StackedLinear, StackedMLP, softplus_inverse
+from algorithms.ranges import require_between
 from algorithms.replay import PackedFields
 from algorithms.rollout import SkillEpisode
 from algorithms.skill_model import SkillModel
@@ -51,9 +52,7 @@ class ActorCriticConfig:
     """Departure: critics start at 0 everywhere, so that the policy does not chase random values (released: off)."""
 
     def validate(self) -> None:
-        for name in ("hidden_dim", "hidden_layers"):
-            if not 1 <= getattr(self, name) <= 10_000:
-                raise ValueError(f"{name} is {getattr(self, name)}; valid is 1 to 10,000")
+        require_between(self, (1, 10_000), "hidden_dim", "hidden_layers")
 
 
 def transition_fields(observation_dim: int, latent_dim: int) -> PackedFields:

@@ -41,6 +41,7 @@ from algorithms.adaptation import AdaptConfig, SkillAdaptation
 from algorithms.files import load_tensors
 from algorithms.meta_training import META_FILE, MetaLearner, MetaTrainConfig, MetaTraining
 from algorithms.networks import Gaussian, torch_generator
+from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
 from algorithms.regularized_sac import (
     CONTEXT_LAST_FIELD,
     ActorCriticConfig,
@@ -94,6 +95,14 @@ class SimplMetaTrainConfig(MetaTrainConfig):
     """Departure: TD targets never exceed the highest possible return (released: off)."""
     bf16: bool = False
     """Departure: networks in bfloat16 autocast (off: float32)."""
+
+    def validate(self) -> None:
+        super().validate()
+        require_between(self, COUNT, "encoder_hidden_dim")
+        require_between(self, RATE, "learning_rate", "coefficient_learning_rate", "target_rate")
+        for kind in ("target_kl", "initial_coefficient", "encoder_target_kl", "initial_encoder_coefficient"):
+            require_between(self, WEIGHT, f"small_{kind}", f"large_{kind}")
+        require_between(self, WEIGHT, "kl_clip")
 
 
 class SimplLearner(MetaLearner):
@@ -245,10 +254,7 @@ class SimplAdaptConfig(AdaptConfig):
 
     def validate(self) -> None:
         super().validate()
-        if self.exploration_episodes < 1:
-            raise ValueError(
-                f"exploration_episodes is 0; valid is 1 to {self.episodes - 1}: the task is encoded from them"
-            )
+        require_between(self, (1, self.episodes - 1), "exploration_episodes")  # the task is encoded from them
 
 
 class SimplAdaptation(SkillAdaptation):

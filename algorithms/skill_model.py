@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from algorithms.files import load_tensors
 from algorithms.networks import BatchNormMLP, Gaussian
+from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
 
 SKILL_MODEL_FILE = "skill_model.pt"
 
@@ -74,11 +75,17 @@ class SkillConfig:
     """Trajectories kept for the figures in the manifest (ours)."""
 
     def validate(self) -> None:
-        for name in ("skill_length", "latent_dim", "hidden_dim", "passes", "batch_size"):
-            if not 1 <= getattr(self, name) <= 10**7:
-                raise ValueError(f"{name} is {getattr(self, name)}; valid is 1 to 10,000,000")
+        require_between(self, COUNT, "skill_length", "latent_dim", "hidden_dim", "decoder_layers", "prior_layers")
+        require_between(self, COUNT, "passes", "batch_size")
+        require_between(self, RATE, "learning_rate", "final_learning_rate_fraction")
+        require_between(self, WEIGHT, "initial_gradient_norm")
+        require_between(self, (0.0, WEIGHT[1]), "kl_weight")
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction is {self.held_out_fraction}; valid is above 0 and below 1")
+        if self.min_log_sigma >= self.max_log_sigma:
+            raise ValueError(
+                f"min_log_sigma is {self.min_log_sigma}; valid is below max_log_sigma {self.max_log_sigma}"
+            )
 
 
 class SkillModel(nn.Module):
