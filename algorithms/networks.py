@@ -88,6 +88,9 @@ class StackedLinear(nn.Module):
 class StackedMLP(nn.Module):
     """M independent ReLU networks: (M, B, in_dim) -> (M, B, out_dim)."""
 
+    ROWS_PER_PASS = 4096
+    """A larger batch goes through in parts, forward and backward, so that activations stay in the cache."""
+
     def __init__(
         self,
         model_copies: int,
@@ -104,6 +107,10 @@ class StackedMLP(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, inputs: Tensor, frozen: bool = False) -> Tensor:
+        passes = [self._forward(part, frozen) for part in inputs.split(self.ROWS_PER_PASS, dim=1)]
+        return passes[0] if len(passes) == 1 else torch.cat(passes, dim=1)
+
+    def _forward(self, inputs: Tensor, frozen: bool) -> Tensor:
         hidden = inputs
         for layer in self.layers[:-1]:
             hidden = F.relu(layer(hidden, frozen), inplace=True)

@@ -295,3 +295,21 @@ def test_folded_mlp_reuses_a_buffer_per_batch_size_and_leaves_its_inputs_alone()
     folded(torch.randn(4, IN_DIM))
     assert not torch.equal(of_four, first), "the next call with this batch size overwrites the result, as documented"
     assert torch.equal(inputs, kept)
+
+
+def test_a_batch_in_parts_is_the_same_function_with_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = StackedMLP(2, 5, (16, 16), 3, torch_generator(0, "parts"))
+    inputs = torch.randn((2, 1000, 5), generator=torch_generator(1, "parts"))
+    weights = torch.randn((2, 1000, 3), generator=torch_generator(2, "parts"))
+    found = []
+    for rows_per_pass in (1000, 300):  # at once; in four parts, the last one shorter
+        monkeypatch.setattr(StackedMLP, "ROWS_PER_PASS", rows_per_pass)
+        networks.zero_grad()
+        leaf = inputs.clone().requires_grad_()
+        output = networks(leaf)
+        (output * weights).sum().backward()
+        assert leaf.grad is not None
+        gradients = [parameter.grad.clone() for parameter in networks.parameters() if parameter.grad is not None]
+        found.append([output.detach(), leaf.grad, *gradients])
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import algorithms.registry
@@ -63,6 +64,19 @@ def test_every_bench_command_runs_at_smoke_size(
         if command.startswith("bench "):
             outcome = bench(*at_smoke_size(command))
             assert outcome.code == 0, f"{command}: {outcome.err}"
+
+
+def test_the_results_in_the_readme_are_those_of_the_summary() -> None:
+    """Each score is the mean over the shipped seeds of one window; the last column is the mean wall time."""
+    page = (ROOT / "README.md").read_text()
+    summary = pd.read_csv(ROOT / "results" / "summary.csv").query("env == 'maze' and preset == 'quick'")
+    windows = re.findall(r"\d+-\d+", next(line for line in page.splitlines() if line.startswith("| episodes ")))
+    assert len(windows) == summary["window"].nunique()
+    for algo, runs in summary.groupby("algo"):
+        scores = runs.groupby("window")["mean_score"].mean()
+        minutes = runs.groupby("seed")["seconds"].first().mean() / 60
+        cells = [f"{scores[window]:.2f}" for window in windows] + [f"{minutes:.0f}"]
+        assert f"| `{algo}` | {' | '.join(cells)} |" in page
 
 
 def test_links_lead_somewhere() -> None:
