@@ -13,7 +13,7 @@ Axes: N task, S context set, C context transition, B transitions per set, E task
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,11 @@ class MetaLearner(nn.Module):
         """
 
 
+def prior_task_embeddings(episode_keys: Sequence[EpisodeKey], dim: int) -> Tensor:
+    """e ~ p(e) = N(0, I) for each episode, keyed by it: (episodes, dim)."""
+    return torch.stack([torch.randn(dim, generator=torch_generator(*key, "e")) for key in episode_keys])
+
+
 class MetaTraining(Stage):
     """skills -> meta-trained encoder, policy and critics (SiMPL, section 4.2)."""
 
@@ -181,9 +186,7 @@ class MetaTraining(Stage):
             (self.context.seed, phase, task, self.rounds) for phase, task in zip(phases, tasks, strict=True)
         ]
         self.rounds += 1
-        embeddings = torch.stack(
-            [torch.randn(self.config.task_embedding_dim, generator=torch_generator(*key, "e")) for key in keys]
-        ).to(self.context.device)
+        embeddings = prior_task_embeddings(keys, self.config.task_embedding_dim).to(self.context.device)
         if posterior_tasks:
             index = torch.tensor(posterior_tasks)
             generator = torch_generator(self.context.seed, "meta_train", "acting_context", self.rounds)

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from algorithms.adaptation import AdaptConfig, SkillAdaptation
 from algorithms.files import load_tensors
-from algorithms.meta_training import META_FILE, MetaLearner, MetaTrainConfig, MetaTraining
+from algorithms.meta_training import META_FILE, MetaLearner, MetaTrainConfig, MetaTraining, prior_task_embeddings
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
 from algorithms.regularized_sac import (
@@ -287,8 +287,7 @@ class SimplAdaptation(SkillAdaptation):
         count = self.config.exploration_episodes
         tasks = [task for task in self.target_tasks for _ in range(count)]
         keys = [self.episode_key(task, episode) for task in self.target_tasks for episode in range(count)]
-        draws = [torch.randn(self.task_embeddings.shape[1], generator=torch_generator(*k, "e")) for k in keys]
-        embeddings = torch.stack(draws).to(self.context.device)
+        embeddings = prior_task_embeddings(keys, self.task_embeddings.shape[1]).to(self.context.device)
         policies = FrozenPolicies(
             self.meta.networks, embeddings, self.inputs, self.skill_model, self.episode_noise(keys)
         )

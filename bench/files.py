@@ -67,11 +67,9 @@ def read_sealed_json(path: Path, remedy: str) -> dict[str, Any]:
     Raises ``StorageError`` naming the file and the ``remedy`` when it is missing, truncated or altered.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({error}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise StorageError(f"{path} is damaged (not a JSON object); {remedy}")
+        content = read_json(path)
+    except StorageError as error:
+        raise StorageError(f"{error}; {remedy}") from error
     seal = content.pop("seal", None)
     if seal != sha256_of_text(canonical_json(content)):
         raise StorageError(f"{path} is damaged or was altered (its checksum does not match); {remedy}")

@@ -54,14 +54,6 @@ class Trajectories:
         )
 
     @property
-    def num_episodes(self) -> int:
-        return len(self.episode_ends)
-
-    @property
-    def num_transitions(self) -> int:
-        return len(self.observations)
-
-    @property
     def lengths(self) -> NDArray[np.int64]:
         """Transitions of each episode, (E,)."""
         return np.diff(self.episode_ends, prepend=0)
