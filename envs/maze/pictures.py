@@ -17,6 +17,7 @@ from envs.core import Task
 from envs.maze.layout import Layout
 from envs.maze.physics import CELL_CENTRE_OFFSET
 from envs.maze.planner import Cell
+from envs.pictures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,6 @@ _FLOOR = "#fbfaf7"
 _TRAIN = "#2e9e4f"
 _TARGET = "#d6322d"
 _START = "#f5b800"
-_DPI = 150
 
 
 def draw_paths(
@@ -46,7 +46,7 @@ def draw_paths(
     """
     if len(tasks) not in (0, len(observations_of_episodes)):
         raise ValueError(f"{len(observations_of_episodes)} episodes but {len(tasks)} tasks; give one each or none")
-    figure, (axes,) = _new_figure(1, 1, panel_inches=5.0)
+    figure, (axes,) = _new_panels(1, 1, panel_inches=5.0)
     _draw_map(axes, layout)
     names = sorted({task.name for task in tasks})
     colours = dict(zip(names, _colours(len(names)), strict=True))
@@ -60,7 +60,7 @@ def draw_paths(
         axes.plot(x, y, "o", color=colours[task.name], markeredgecolor="white", markersize=8, zorder=5)
     _draw_start(axes, start_position)
     axes.set_title(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_goals(
@@ -72,7 +72,7 @@ def draw_goals(
     """Write a PNG with a map per (name, training goals, target goals): green, red, yellow cross at the start."""
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    figure, all_axes = _new_figure(rows, columns, panel_inches=3.1)
+    figure, all_axes = _new_panels(rows, columns, panel_inches=3.1)
     for axes in all_axes[len(panels) :]:
         axes.set_axis_off()
     for axes, (name, train_goals, target_goals) in zip(all_axes, panels, strict=False):
@@ -82,7 +82,7 @@ def draw_goals(
             axes.scatter(xs, ys, s=34, color=colour, edgecolor="white", linewidth=0.6, zorder=4)
         _draw_start(axes, start_position)
         axes.set_title(f"{name}\n{len(train_goals)} training, {len(target_goals)} target goals", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_coverage(
@@ -91,7 +91,7 @@ def draw_coverage(
     """Write a PNG: how often each fifth of a cell was visited by ``positions`` (N, 2), and some ``lines`` (T, 2)."""
     from matplotlib.colors import LogNorm
 
-    figure, (density_axes, line_axes) = _new_figure(1, 2, panel_inches=4.6)
+    figure, (density_axes, line_axes) = _new_panels(1, 2, panel_inches=4.6)
     edges = [np.arange(0, 5 * size + 1) / 5 - 0.5 + CELL_CENTRE_OFFSET for size in layout.walls.shape]
     counts, _, _ = np.histogram2d(positions[:, 0], positions[:, 1], bins=edges)
     _draw_map(density_axes, layout)
@@ -105,16 +105,12 @@ def draw_coverage(
         line_axes.plot(line[:, 0], line[:, 1], color=colour, linewidth=1.2, alpha=0.9)
         line_axes.plot(*line[0, :2], "o", color=colour, markersize=4)
     line_axes.set_title(f"{len(lines)} trajectories (dot: start)", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _new_figure(rows: int, columns: int, panel_inches: float) -> tuple[Figure, list[Axes]]:
-    """A figure that belongs to no window (pyplot's global state is left alone) and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(columns * panel_inches, rows * (panel_inches + 0.3)), layout="constrained")
-    FigureCanvasAgg(figure)
+def _new_panels(rows: int, columns: int, panel_inches: float) -> tuple[Figure, list[Axes]]:
+    """A figure and its axes."""
+    figure = new_figure(columns * panel_inches, rows * (panel_inches + 0.3))
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
@@ -155,7 +151,3 @@ def _colours(count: int) -> list[Any]:
     if count <= 10:
         return [matplotlib.colormaps["tab10"](index) for index in range(count)]
     return [matplotlib.colormaps["hsv"](index / count) for index in range(count)]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=_DPI)
