@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gymnasium
 
-if "simpl_bench/Maze-v0" not in gymnasium.registry:
-    # MazeEnv truncates by itself, as the batched world does, so no TimeLimit wrapper is asked for.
-    gymnasium.register(id="simpl_bench/Maze-v0", entry_point="envs.maze.single:MazeEnv")
+# The environments truncate by themselves, as the batched worlds do, so no TimeLimit wrapper is asked for.
+for _id, _entry_point in (
+    ("simpl_bench/Maze-v0", "envs.maze.single:MazeEnv"),
+    ("simpl_bench/Kitchen-v0", "envs.kitchen.single:KitchenEnv"),
+):
+    if _id not in gymnasium.registry:
+        gymnasium.register(id=_id, entry_point=_entry_point)
