@@ -101,3 +101,9 @@ register_task_distribution(
 register_task_distribution("maze-easy", _MAZE, "20 adjacent training goals at short range")
 register_task_distribution("maze-medium", _MAZE, "20 training goals at short range in all directions")
 register_task_distribution("maze-hard", _MAZE, "the goals of maze: long range, large variance")
+
+register_task_distribution(
+    "kitchen",
+    "envs.kitchen.tasks:make_task_distribution",
+    "four kitchen subtasks in order: 23 training, 10 target orders",
+)

@@ -1,0 +1,62 @@
+"""The kitchen's task distribution: 23 training and 10 target sequences of four subtasks (paper, appendix G.2)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.core import Task, TaskDistribution
+from envs.kitchen.data import KITCHEN_DATA_PRESETS, KitchenDataSource
+from envs.kitchen.physics import ACTION_DIM, dynamics_fingerprint
+from envs.kitchen.pictures import draw_progress
+from envs.kitchen.subtasks import SUCCESS_DISTANCE, completed, parse_subtasks
+from envs.kitchen.world import EPISODE_ENV_STEPS, OBSERVATION_DIM, KitchenWorld
+from envs.registry import task_distribution_summary
+
+SUBTASKS_PER_TASK = 4
+
+
+def make_task_distribution(name: str) -> TaskDistribution:
+    """The kitchen distribution called ``name``."""
+    return TaskDistribution(
+        name=name,
+        family="kitchen",
+        summary=task_distribution_summary(name),
+        train_tasks=tasks_of("train"),
+        target_tasks=tasks_of("target"),
+        make_world=KitchenWorld,
+        world_fingerprint=(f"kitchen world 1; subtasks done within {SUCCESS_DISTANCE}; {dynamics_fingerprint()}"),
+        observation_dim=OBSERVATION_DIM,
+        action_dim=ACTION_DIM,
+        episode_env_steps=EPISODE_ENV_STEPS,
+        score_range=(0.0, float(SUBTASKS_PER_TASK)),
+        data_source=KitchenDataSource(),
+        data_presets=KITCHEN_DATA_PRESETS,
+        draw_paths=draw_progress,
+        describe_episodes=describe_episodes,
+    )
+
+
+@cache
+def tasks_of(split: str) -> tuple[Task, ...]:
+    """The tasks of ``train`` or ``target``, in the paper's order."""
+    text = resources.files("envs.kitchen").joinpath("data/tasks.csv").read_text(encoding="utf-8")
+    rows = [row for row in csv.DictReader(text.splitlines()) if row["split"] == split]
+    return tuple(sequence_task([row[f"subtask{i + 1}"] for i in range(SUBTASKS_PER_TASK)]) for row in rows)
+
+
+def sequence_task(subtasks: list[str]) -> Task:
+    """The task of completing ``subtasks`` in order. Raises ``ValueError`` for an unknown or repeated subtask."""
+    parse_subtasks(subtasks)
+    return Task(name=" > ".join(subtasks), spec={"subtasks": list(subtasks)})
+
+
+def describe_episodes(observations_of_episodes: Sequence[NDArray[np.floating[Any]]]) -> Mapping[str, float]:
+    """``completed_subtasks``: how many subtasks of any kind an episode (T, 30) completes, on average."""
+    return {"completed_subtasks": float(np.mean([completed(o).any(axis=0).sum() for o in observations_of_episodes]))}
