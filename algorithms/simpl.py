@@ -41,6 +41,7 @@ from algorithms.adaptation import AdaptConfig, SkillAdaptation
 from algorithms.files import load_tensors
 from algorithms.meta_training import META_FILE, MetaLearner, MetaTrainConfig, MetaTraining, prior_task_embeddings
 from algorithms.networks import Gaussian, torch_generator
+from algorithms.presets import SIMPL_PRESETS, with_skills
 from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
 from algorithms.regularized_sac import (
     CONTEXT_LAST_FIELD,
@@ -56,8 +57,7 @@ from algorithms.regularized_sac import (
 )
 from algorithms.set_transformer import TaskEncoder
 from algorithms.skill_model import load_skill_model
-from algorithms.skills import SKILL_PRESETS, SKILLS_STAGE
-from algorithms.spirl import ADAPT_QUICK, ADAPT_SMOKE
+from algorithms.skills import SKILLS_STAGE
 from algorithms.stage import Algorithm, StageContext, StageReport, StageSpec
 
 
@@ -319,41 +319,6 @@ class SimplAdaptation(SkillAdaptation):
         self.explored = state["explored"]
 
 
-META_QUICK: dict[str, Any] = {
-    "meta_train.epochs": 120,
-    "meta_train.small_context_tasks": 2,
-    "meta_train.large_context_tasks": 6,
-    "meta_train.transitions_per_task": 256,
-    "meta_train.large_context": 256,
-    "meta_train.context_drawn": 2048,
-    "meta_train.warm_up_transitions": 1024,
-    "meta_train.rewarded_fraction": 0.0625,
-    "meta_train.transition_reuse": 12.0,
-    "meta_train.n_step": 10,
-    "meta_train.target_rate": 0.01,
-    "meta_train.clip_targets": True,
-    "meta_train.learning_rate": 1e-3,
-    "meta_train.coefficient_learning_rate": 1e-3,
-    "meta_train.small_initial_coefficient": 0.01,
-    "meta_train.large_initial_coefficient": 0.003,
-    "meta_train.encoder_hidden_dim": 64,
-    "meta_train.bf16": True,
-    "meta_train.actor_critic.hidden_dim": 128,
-    "meta_train.actor_critic.standardise_states": True,
-    "meta_train.actor_critic.zero_initial_values": True,
-}
-
-META_SMOKE: dict[str, Any] = META_QUICK | {
-    "meta_train.epochs": 2,
-    "meta_train.large_context": 64,
-    "meta_train.context_drawn": 128,
-    "meta_train.warm_up_transitions": 128,
-    "meta_train.transitions_per_task": 64,
-    "meta_train.transition_reuse": 0.5,
-    "meta_train.encoder_hidden_dim": 32,
-    "meta_train.actor_critic.hidden_dim": 32,
-}
-
 ALGORITHM = Algorithm(
     name="simpl",
     title="SiMPL: skill-based meta-policy learning (Nam et al. 2022)",
@@ -376,15 +341,6 @@ ALGORITHM = Algorithm(
             implementation="simpl_adapt/1",
         ),
     ),
-    presets={
-        ("maze", "paper"): {**SKILL_PRESETS["maze", "paper"]},
-        ("maze", "quick"): {**SKILL_PRESETS["maze", "quick"], **META_QUICK, **ADAPT_QUICK},
-        ("maze", "smoke"): {
-            **SKILL_PRESETS["maze", "smoke"],
-            **META_SMOKE,
-            **ADAPT_SMOKE,
-            "adapt.exploration_episodes": 2,
-        },
-    },
+    presets=with_skills(SIMPL_PRESETS),
     needs_train_tasks=True,
 )

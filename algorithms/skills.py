@@ -43,17 +43,6 @@ MIN_STATE_SIGMA = 1e-6
 PRIOR_ROLLOUTS = 40
 """Episodes of the prior in the picture and its success rates, spread over the target tasks."""
 
-SKILL_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    ("maze", "paper"): {},
-    ("maze", "quick"): {
-        "skills.passes": 600,
-        "skills.standardise_states": True,
-        "skills.final_learning_rate_fraction": 0.1,
-    },
-    ("maze", "smoke"): {"skills.passes": 60, "skills.hidden_dim": 32, "skills.standardise_states": True},
-}
-"""Shared by every algorithm that stands on skills, so that they share the artefact too."""
-
 
 class CropSampler:
     """Random K-step crops of trajectories, as one gather from flat arrays."""
@@ -199,7 +188,7 @@ class SkillTraining(Stage):
 
 
 def draw_prior_rollouts(model: SkillModel, distribution: TaskDistribution, seed: int, path: Path) -> dict[str, float]:
-    """Act with skills drawn from the prior, draw the paths, and return how often a target task was solved."""
+    """Act with skills drawn from the prior, draw the paths, and return what they did and earned on target tasks."""
     tasks = [distribution.target_tasks[i % len(distribution.target_tasks)] for i in range(PRIOR_ROLLOUTS)]
     keys: list[EpisodeKey] = [(seed, "skills", "prior_rollout", i) for i in range(PRIOR_ROLLOUTS)]
     max_skills = max_skills_per_episode(distribution.episode_env_steps, model.config.skill_length)
@@ -212,11 +201,13 @@ def draw_prior_rollouts(model: SkillModel, distribution: TaskDistribution, seed:
         LowLevelPolicy(model),
         record_paths=True,
     )
+    paths = [episode.path for episode in episodes if episode.path is not None]
     if distribution.draw_paths is not None:
-        paths = [episode.path for episode in episodes if episode.path is not None]
         distribution.draw_paths(paths, tasks, path, "Skill prior roll-outs from the start")
-    mean_return = sum(episode.episode_return for episode in episodes) / len(episodes)
-    return {"prior_rollout_mean_return": mean_return}
+    metrics = {"mean_return": sum(episode.episode_return for episode in episodes) / len(episodes)}
+    if distribution.describe_episodes is not None:
+        metrics |= distribution.describe_episodes(paths)
+    return {f"prior_rollout_{name}": value for name, value in metrics.items()}
 
 
 SKILLS_STAGE = StageSpec(

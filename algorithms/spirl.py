@@ -18,11 +18,11 @@ Differences from paper and released code
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from algorithms.adaptation import AdaptConfig, SkillAdaptation
+from algorithms.presets import SPIRL_PRESETS, with_skills
 from algorithms.regularized_sac import ActorCriticConfig
-from algorithms.skills import SKILL_PRESETS, SKILLS_STAGE
+from algorithms.skills import SKILLS_STAGE
 from algorithms.stage import Algorithm, StageContext, StageSpec
 
 
@@ -40,32 +40,6 @@ def make_adapt_stage(config: SpirlAdaptConfig, context: StageContext) -> SkillAd
     return SkillAdaptation(config, config.actor_critic, context)
 
 
-ADAPT_QUICK: dict[str, Any] = {
-    "adapt.episodes": 200,
-    "adapt.batch_size": 128,
-    "adapt.updates_per_episode": 50,
-    "adapt.learning_rate": 1e-3,
-    "adapt.coefficient_learning_rate": 1e-3,
-    "adapt.n_step": 10,
-    "adapt.target_rate": 0.01,
-    "adapt.clip_targets": True,
-    "adapt.rewarded_fraction": 0.0625,
-    "adapt.bf16": True,
-}
-"""The quick budget of target-task learning, the same for SPiRL and SiMPL."""
-
-ADAPT_SMOKE: dict[str, Any] = {
-    "adapt.episodes": 4,
-    "adapt.batch_size": 64,
-    "adapt.transition_reuse": 4.0,
-}
-
-SMALL_NETWORKS: dict[str, Any] = {
-    "adapt.actor_critic.hidden_dim": 128,
-    "adapt.actor_critic.standardise_states": True,
-    "adapt.actor_critic.zero_initial_values": True,
-}
-
 ALGORITHM = Algorithm(
     name="spirl",
     title="SPiRL: skill-prior RL (Pertsch et al. 2020)",
@@ -80,14 +54,5 @@ ALGORITHM = Algorithm(
             implementation="skill_adaptation/2",
         ),
     ),
-    presets={
-        ("maze", "paper"): {**SKILL_PRESETS["maze", "paper"]},
-        ("maze", "quick"): {
-            **SKILL_PRESETS["maze", "quick"],
-            **ADAPT_QUICK,
-            **SMALL_NETWORKS,
-            "adapt.initial_coefficient": 0.01,  # the paper's value: 0.05 outweighs the reward of distant goals
-        },
-        ("maze", "smoke"): {**SKILL_PRESETS["maze", "smoke"], **ADAPT_SMOKE, **SMALL_NETWORKS},
-    },
+    presets=with_skills(SPIRL_PRESETS),
 )

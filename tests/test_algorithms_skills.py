@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from algorithms.presets import SKILL_PRESETS
 from algorithms.skill_model import SkillConfig, load_skill_model, skill_losses
-from algorithms.skills import SKILL_PRESETS, SKILLS_STAGE, CropSampler, SkillTraining
+from algorithms.skills import SKILLS_STAGE, CropSampler, SkillTraining
 from envs.registry import task_distribution
 from envs.trajectories import Trajectories, TrajectoryError
 from tests.algorithm_helpers import (
