@@ -47,8 +47,17 @@ class World(VectorEnv[Any, Any, Any]):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class RecordedData:
+    """Trajectories that were read from somebody's file."""
+
+    trajectories: Trajectories
+    remarks: tuple[str, ...] = ()
+    """What the reader found and changed, one line each."""
+
+
 class DataSource(Protocol):
-    """Offline trajectories made in chunks, so that building them can be interrupted and resumed."""
+    """Offline trajectories: built in chunks, so that it can be interrupted and resumed, or read from a file."""
 
     config_class: type[Any]
     """A frozen dataclass: every setting that determines the data, its own ``seed`` included."""
@@ -56,10 +65,20 @@ class DataSource(Protocol):
     implementation: str
     """Names the computation in the artefact's hash; changed whenever the same config gives other data."""
 
+    variants: tuple[str, ...]
+    """What the config's field ``source`` accepts, so that ``--data NAME`` can set it; () without such a field."""
+
     def num_chunks(self, config: Any) -> int: ...
 
     def build_chunk(self, config: Any, chunk_index: int, threads: int) -> Trajectories:
         """Chunk ``chunk_index``: a pure function of (config, chunk_index), whatever ``threads`` is."""
+        ...
+
+    def read(self, origin: str) -> RecordedData:
+        """Trajectories in any format that this environment knows, by the path of a file or folder, or by a name.
+
+        Raises ``TrajectoryError`` whose line names the origin, its defect and what is valid.
+        """
         ...
 
     def draw_coverage(self, trajectories: Trajectories, path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.core import RecordedData
 from envs.kitchen.arm import ARM_JOINTS, ArmBatch, Command
 from envs.kitchen.demonstrator import demonstrate
 from envs.kitchen.motions import Lane, Script
@@ -75,7 +76,7 @@ class KitchenDataSource:
 
     config_class: type[Any] = KitchenDataConfig
     implementation = "trajectories/1/kitchen/KitchenDataConfig"
-    variants = ("scripted", "human", "both")
+    variants: tuple[str, ...] = ("scripted", "human", "both")
 
     def num_chunks(self, config: KitchenDataConfig) -> int:
         """Chunks of scripted sequences, the last one may be smaller; the human episodes come last, in one."""
@@ -92,9 +93,10 @@ class KitchenDataSource:
         last = min(first + config.chunk_trajectories, config.num_trajectories)
         return demonstrations(config, range(first, last), threads)[0]
 
-    def read(self, path: Path) -> Trajectories:
-        """A file in any format of the kitchen's readers. Raises ``TrajectoryError``."""
-        return read_trajectories(path)[0]
+    def read(self, origin: str) -> RecordedData:
+        """Anything that the kitchen's readers know. Raises ``TrajectoryError``."""
+        trajectories, report = read_trajectories(origin)
+        return RecordedData(trajectories, report.lines())
 
     def draw_coverage(self, trajectories: Trajectories, path: Path) -> None:
         """Write a PNG: how often each subtask is completed, what follows what, and lengths."""

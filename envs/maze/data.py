@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.core import RecordedData
 from envs.maze.layout import Layout
 from envs.maze.physics import CELL_CENTRE_OFFSET, PointMassBatch
 from envs.maze.pictures import draw_coverage
@@ -71,6 +72,7 @@ class MazeDataSource:
 
     config_class: type[Any] = MazeDataConfig
     implementation = "trajectories/1/maze/MazeDataConfig"
+    variants: tuple[str, ...] = ()
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -99,6 +101,10 @@ class MazeDataSource:
         path = descend(self.layout, _path_lengths(self.layout, goal), start, rng)
         jitter = rng.uniform(-config.waypoint_jitter, config.waypoint_jitter, size=(len(path), 2))
         return np.array(path) + CELL_CENTRE_OFFSET + jitter
+
+    def read(self, origin: str) -> RecordedData:
+        """A file of D4RL's flat HDF5. Raises ``TrajectoryError``."""
+        return RecordedData(Trajectories.load_hdf5(Path(origin)))
 
     def draw_coverage(self, trajectories: Trajectories, path: Path) -> None:
         """Write a PNG: how often each place was visited, and 20 of the trajectories."""
