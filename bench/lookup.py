@@ -22,11 +22,13 @@ def find_algorithm(name: str) -> Algorithm:
 
 
 def find_task_distribution(name: str) -> TaskDistribution:
-    """The task distribution called ``name``. Raises ``UserError`` with the nearest valid name."""
+    """The task distribution called ``name``. Raises ``UserError`` when it is unknown or what it needs is missing."""
     try:
         return task_distribution(name)
     except UnknownTaskDistributionError as error:
         raise UserError(str(error)) from error
+    except ImportError as error:
+        raise UserError(f"task distribution {name!r} cannot be loaded: {error}") from error
 
 
 def needs_data(algorithm: Algorithm) -> bool:

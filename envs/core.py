@@ -86,6 +86,23 @@ class DataSource(Protocol):
         ...
 
 
+class PictureError(RuntimeError):
+    """A picture cannot be made on this machine; the message is one line and says what to install."""
+
+
+@dataclass(frozen=True)
+class EpisodeRenderer:
+    """How episodes are shown: as a picture or a video, by the file's ending."""
+
+    endings: tuple[str, ...]
+    """Endings of the files it can write (``.png``); the first is the usual one."""
+    render: Callable[[Sequence[NDArray[np.floating[Any]]], Sequence[Task], Path, str], None]
+    """``render(observations of each episode [(T, D)], tasks, path, title)``: writes ``path``, which has one of the
+    endings. One task per episode, or none. Raises ``PictureError``."""
+    why_not: Callable[[str], str | None] = lambda ending: None
+    """Why a file with this ending cannot be written on this machine, in one line; None when it can."""
+
+
 @dataclass(frozen=True)
 class TaskDistribution:
     """A named set of meta-training and target tasks, with the world they live in. Chosen by ``--env``."""
@@ -110,4 +127,5 @@ class TaskDistribution:
     data_presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """preset name -> {data config field: value}"""
     draw_paths: Callable[[Sequence[NDArray[np.floating[Any]]], Sequence[Task], Path, str], None] | None = None
-    """``draw_paths(observations of each episode [(T, D)], tasks, png_path, title)``: episodes on the map."""
+    """``draw_paths(observations of each episode [(T, D)], tasks, png_path, title)``: many episodes in one PNG."""
+    episode_renderer: EpisodeRenderer | None = None

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DPI = 150
-
 
 def new_figure(width_inches: float, height_inches: float) -> Figure:
     """An empty figure that belongs to no window: pyplot's global state is left alone."""
@@ -21,6 +19,6 @@ def new_figure(width_inches: float, height_inches: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG at 150 dots per inch."""
-    figure.savefig(path, format="png", dpi=_DPI)
+def save_figure(figure: Figure, path: Path, dots_per_inch: int = 150) -> None:
+    """Write the figure as PNG."""
+    figure.savefig(path, format="png", dpi=dots_per_inch)

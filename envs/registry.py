@@ -15,6 +15,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from envs.gl import why_mujoco_fails
+
 if TYPE_CHECKING:
     from envs.core import TaskDistribution
 
@@ -71,9 +73,15 @@ def task_distribution_summary(name: str) -> str:
 
 @cache
 def task_distribution(name: str) -> TaskDistribution:
-    """Build the named task distribution. Raises ``UnknownTaskDistributionError``."""
+    """Build the named task distribution.
+
+    Raises ``UnknownTaskDistributionError``, or ``ImportError`` when something it needs is not installed.
+    """
     factory = _entry(name).factory
     if isinstance(factory, str):
+        reason = why_mujoco_fails()
+        if reason is not None:
+            raise ImportError(reason)
         module, attribute = factory.split(":")
         loaded: Factory = getattr(importlib.import_module(module), attribute)
         return loaded(name)

@@ -15,6 +15,7 @@ from envs.core import Task, TaskDistribution
 from envs.kitchen.data import KITCHEN_DATA_PRESETS, KitchenDataSource
 from envs.kitchen.physics import ACTION_DIM, dynamics_fingerprint
 from envs.kitchen.pictures import draw_progress
+from envs.kitchen.renderer import EPISODE_RENDERER
 from envs.kitchen.subtasks import SUCCESS_DISTANCE, completed, parse_subtasks
 from envs.kitchen.world import EPISODE_ENV_STEPS, OBSERVATION_DIM, KitchenWorld
 from envs.registry import task_distribution_summary
@@ -39,6 +40,7 @@ def make_task_distribution(name: str) -> TaskDistribution:
         data_source=KitchenDataSource(),
         data_presets=KITCHEN_DATA_PRESETS,
         draw_paths=draw_progress,
+        episode_renderer=EPISODE_RENDERER,
         describe_episodes=describe_episodes,
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.core import Task, TaskDistribution
+from envs.core import EpisodeRenderer, Task, TaskDistribution
 from envs.maze.data import MAZE_DATA_PRESETS, MazeDataSource
 from envs.maze.layout import Layout, reference_goals, reference_layout
 from envs.maze.physics import dynamics_fingerprint
@@ -50,6 +50,7 @@ def make_task_distribution(name: str) -> TaskDistribution:
     """The maze distribution called ``name``. Raises ``ValueError`` for a name that is none of them."""
     layout = _layout()
     train_goals, target_goals = goals_of(name)
+    draw = partial(draw_paths, layout, START_POSITION)
     return TaskDistribution(
         name=name,
         family="maze",
@@ -67,7 +68,8 @@ def make_task_distribution(name: str) -> TaskDistribution:
         score_range=(0.0, 1.0),
         data_source=MazeDataSource(layout),
         data_presets=MAZE_DATA_PRESETS,
-        draw_paths=partial(draw_paths, layout, START_POSITION),
+        draw_paths=draw,
+        episode_renderer=EpisodeRenderer(endings=(".png",), render=draw),
     )
 
 
