@@ -129,7 +129,7 @@ def read_minari_hdf5(path: Path, file: Any) -> Rows:
 def read_npz(path: Path) -> Rows:
     """``observations`` (N, 59) or (N, 30), ``actions`` (N, 9) and ``episode_ends`` (E,). Raises ``TrajectoryError``."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if any(name.endswith(".mjl") for name in archive.files):
                 raise TrajectoryError(f"{path}: an archive of .mjl logs; unpack it and give its folder")
             missing = [key for key in ("observations", "actions", "episode_ends") if key not in archive.files]
