@@ -62,7 +62,7 @@ def open_contexts(model: Any, width: int, height: int) -> tuple[Any, Any]:
     reason = why_no_gl()
     if reason is not None:
         raise PictureError(reason)
-    name = _library_name()
+    name = library_name()
     try:
         gl_context = importlib.import_module(f"mujoco.{name}").GLContext(width, height)
         gl_context.make_current()
@@ -82,8 +82,8 @@ def _wanted() -> str:
     return os.environ.get("MUJOCO_GL", "").lower().strip()
 
 
-def _library_name() -> str:
-    """Which of MuJoCo's modules opens the context."""
+def library_name() -> str:
+    """Which of MuJoCo's modules opens the context, where ``why_no_gl`` is None."""
     wanted = _wanted()
     if sys.platform != "linux":
         return "cgl" if sys.platform == "darwin" and wanted != "glfw" else "glfw"

@@ -30,7 +30,7 @@ MAX_GEOMS = 500
 """The kitchen has 119."""
 _SHEET_COLUMNS = 4
 _SHEET_DPI = 100
-_CAPTION_PIXELS = 96
+CAPTION_PIXELS = 96
 """Four lines; with it the height of a frame divides by 16, as video codecs like it."""
 _CAPTION_LETTERS = 55
 """What fits into a line."""
@@ -123,7 +123,7 @@ def draw_contact_sheet(episodes: Sequence[NDArray[np.floating[Any]]], path: Path
             for axes, env_step in zip(axes_of_episodes[row * rows_each :].flat, shown, strict=False):
                 axes.imshow(renderer.render(observations[env_step, :POSITION_DIM]))
                 place = f"env_step {env_step}" if len(episodes) == 1 else f"episode {row + 1}, env_step {env_step}"
-                axes.set_title(f"{place}\n{textwrap.fill(_done_text(first, env_step), 36)}", fontsize=7.5)
+                axes.set_title(f"{place}\n{textwrap.fill(_done_text(first, env_step), 42)}", fontsize=7.5)
     figure.suptitle(title, fontsize=10)
     save_figure(figure, path, dots_per_inch=_SHEET_DPI)
 
@@ -143,7 +143,7 @@ def write_video(
     if reason is not None:
         raise PictureError(reason)
     with (
-        KitchenRenderer(caption_pixels=_CAPTION_PIXELS) as renderer,
+        KitchenRenderer(caption_pixels=CAPTION_PIXELS) as renderer,
         _open_video(path, frames_per_second) as video,
     ):
         for episode, observations in enumerate(episodes):
