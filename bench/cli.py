@@ -102,7 +102,16 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("--preset", default="quick", help="named budget: smoke, quick or paper (default quick)")
     parser.add_argument("--seed", type=_integer(0), default=0, help="fixes every random number (default 0)")
     parser.add_argument("--tasks", type=_indices, metavar="0,3", help="target tasks by index (default all)")
+    _add_data_choice(parser)
     _add_machine_options(parser)
+
+
+def _add_data_choice(parser: _Parser) -> None:
+    parser.add_argument(
+        "--data", metavar="NAME|PATH",
+        help="offline data to learn from: a choice of the field data.source, or a file or folder of trajectories "
+        "(bench data import --help); default: what the preset builds",
+    )  # fmt: skip
 
 
 def _add_machine_options(parser: _Parser) -> None:
@@ -133,7 +142,7 @@ def _add_show(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
-    group = _add_command(commands, "data", "Build, describe or verify the offline data of a task distribution.", None)
+    group = _add_command(commands, "data", "Build, describe, verify or import offline data.", None)
     actions = group.add_subparsers(title="actions", metavar="ACTION", required=True, parser_class=_Parser)
     build = _add_command(
         actions, "build", "Build offline data, or reuse it.", _data_build, computes=True, takes_overrides=True
@@ -145,14 +154,28 @@ def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
     for parser in (build, info, verify):
         parser.add_argument("name", metavar="NAME", help="task distribution (bench list)")
         parser.add_argument("--preset", default="quick", help="named budget (default quick)")
+        _add_data_choice(parser)
     _add_machine_options(build)
     _add_out(info)
     _add_out(verify)
-    verify.add_argument("--file", type=Path, metavar="HDF5", help="check this file instead of the built data")
+    verify.add_argument("--file", type=Path, metavar="FILE", help="check this file instead of the built data")
     verify.add_argument(
         "--min-length", type=_integer(1), default=1, metavar="ENV_STEPS",
         help="an episode at least this long must be there, for example skill length + 1 (default 1)",
     )  # fmt: skip
+
+    _add_data_import(actions)
+
+
+def _add_data_import(actions: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add_command(
+        actions, "import", "Convert recorded trajectories to flat HDF5, with all checks; for --data.", _data_import
+    )
+    parser.add_argument("name", metavar="NAME", help="task distribution (bench list)")
+    parser.add_argument(
+        "origin", metavar="FILE|DATASET", help="file, folder or dataset name in a format that NAME's reader knows"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default NAME-FILE.hdf5, here)")
 
 
 def _add_summary(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -190,7 +213,9 @@ def _run(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
     from bench.run import RunOptions, execute_run
     from bench.show import print_fields, print_result
 
-    request = RunRequest(options.algo, options.env, options.preset, options.seed, options.tasks, overrides)
+    request = RunRequest(
+        options.algo, options.env, options.preset, options.seed, options.tasks, overrides, options.data
+    )
     if options.help:
         print_fields(request)
         return
@@ -215,13 +240,13 @@ def _data_build(options: argparse.Namespace, overrides: tuple[Override, ...]) ->
     from bench.run import RunOptions
 
     run_options = RunOptions(options.out, options.device, options.threads, options.checkpoint_seconds)
-    build_data(options.name, options.preset, overrides, run_options)
+    build_data(options.name, options.preset, overrides, run_options, options.data)
 
 
 def _data_info(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
     from bench.data import print_data_info
 
-    print_data_info(options.name, options.preset, overrides, options.out)
+    print_data_info(options.name, options.preset, overrides, options.out, options.data)
 
 
 def _data_verify(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
@@ -230,7 +255,13 @@ def _data_verify(options: argparse.Namespace, overrides: tuple[Override, ...]) -
     if options.file is not None:
         verify_file(options.name, options.file, options.min_length)
     else:
-        verify_data(options.name, options.preset, overrides, options.out, options.min_length)
+        verify_data(options.name, options.preset, overrides, options.out, options.min_length, options.data)
+
+
+def _data_import(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.data import import_data
+
+    import_data(options.name, options.origin, options.output)
 
 
 def _summary(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:

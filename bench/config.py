@@ -122,9 +122,10 @@ def check_preset_names(preset: Mapping[str, Any], config_classes: Mapping[str, t
             raise unknown_name(f"field in {where}", dotted, _nearby(dotted, sorted(valid)))
 
 
-def yaml_text(configs: Mapping[str, Any]) -> str:
-    """The resolved configs as YAML, one section per stage. An output only: nothing reads it back."""
+def yaml_text(configs: Mapping[str, Any], remarks: Sequence[str] = ()) -> str:
+    """The resolved configs as YAML, one section per stage, below one-line remarks. An output only."""
     lines = ["# The resolved configuration of this run. Written for people; nothing reads it back."]
+    lines += [f"# {' '.join(remark.split())}" for remark in remarks]
     for stage, config in configs.items():
         lines.append(f"{stage}:")
         lines += [f"  {name}: {_yaml_scalar(value)}" for name, value in flatten(config)]

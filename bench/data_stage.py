@@ -1,17 +1,19 @@
-"""The ``data`` stage: offline trajectories of a task distribution, built chunk by chunk."""
+"""The ``data`` stage: offline trajectories of a task distribution, built chunk by chunk or read from a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from algorithms.stage import Progress, Stage, StageContext, StageReport, StageSpec
-from bench.errors import UserError
-from envs.core import DataSource, TaskDistribution
-from envs.trajectories import Trajectories
+from bench.errors import StorageError, UserError
+from envs.core import DataSource, RecordedData, TaskDistribution
+from envs.trajectories import Trajectories, TrajectoryError
 
 TRAJECTORIES_FILE = "trajectories.hdf5"
 COVERAGE_FILE = "coverage.png"
@@ -22,10 +24,7 @@ class DataStage(Stage):
 
     def __init__(self, config: Any, context: StageContext) -> None:
         self._distribution = context.task_distribution
-        source = self._distribution.data_source
-        if source is None:
-            raise UserError(f"task distribution {self._distribution.name!r} has no offline data")
-        self._source: DataSource = source
+        self._source = _source(self._distribution)
         self._config = config
         self._threads = context.threads
         self._chunks: list[Trajectories] = []
@@ -60,9 +59,75 @@ class DataStage(Stage):
         trajectories = Trajectories.concatenate(self._chunks)
         distribution = self._distribution
         trajectories.validate(distribution.observation_dim, distribution.action_dim, min_length=1)
-        trajectories.save_hdf5(folder / TRAJECTORIES_FILE)
-        self._source.draw_coverage(trajectories, folder / COVERAGE_FILE)
-        return trajectory_metrics(trajectories)
+        return _write_trajectories(trajectories, self._source, folder)
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Trajectories read from a file: what it holds, not where it lies."""
+
+    checksum: str = ""
+    """SHA-256 of the trajectories, as ``bench data`` prints it (``--data FILE`` sets it)."""
+
+
+class ImportStage(Stage):
+    """Reads ``origin`` again and keeps it if it still holds what it held when the run was planned."""
+
+    def __init__(self, config: ImportConfig, context: StageContext, origin: str) -> None:
+        self._config, self._distribution, self._origin = config, context.task_distribution, origin
+        self._recorded: RecordedData | None = None
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(int(self._recorded is not None), 1, "files")
+
+    def advance(self) -> StageReport:
+        self._recorded = self._read()
+        return StageReport(metrics={"transitions": float(len(self._recorded.trajectories.observations))})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"read": self._recorded is not None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._recorded = self._read() if state["read"] else None
+
+    def write_artefact(self, folder: Path) -> dict[str, Any]:
+        assert self._recorded is not None
+        metrics = _write_trajectories(self._recorded.trajectories, _source(self._distribution), folder)
+        return {**metrics, "read_from": self._origin, "remarks": "; ".join(self._recorded.remarks)}
+
+    def _read(self) -> RecordedData:
+        recorded = read_data(self._distribution, self._origin)
+        if recorded.trajectories.checksum() != self._config.checksum:
+            raise UserError(f"{self._origin} has changed since the run was planned; run again to use what it holds now")
+        return recorded
+
+
+def read_data(distribution: TaskDistribution, origin: str, min_length: int = 1) -> RecordedData:
+    """What the distribution's reader makes of ``origin``, checked to fit the distribution.
+
+    ``min_length`` (env_steps) is the length that at least one episode must have. Raises ``StorageError`` naming the
+    origin and the reason, ``UserError`` when the distribution has no offline data.
+    """
+    try:
+        recorded = _source(distribution).read(origin)
+        recorded.trajectories.validate(distribution.observation_dim, distribution.action_dim, min_length)
+    except TrajectoryError as error:
+        message = str(error)
+        raise StorageError(message if origin in message else f"{origin}: {message}") from error
+    return recorded
+
+
+def _source(distribution: TaskDistribution) -> DataSource:
+    if distribution.data_source is None:
+        raise UserError(f"task distribution {distribution.name!r} has no offline data")
+    return distribution.data_source
+
+
+def _write_trajectories(trajectories: Trajectories, source: DataSource, folder: Path) -> dict[str, Any]:
+    trajectories.save_hdf5(folder / TRAJECTORIES_FILE)
+    source.draw_coverage(trajectories, folder / COVERAGE_FILE)
+    return trajectory_metrics(trajectories)
 
 
 def trajectory_metrics(trajectories: Trajectories) -> dict[str, Any]:
@@ -79,8 +144,7 @@ def trajectory_metrics(trajectories: Trajectories) -> dict[str, Any]:
 
 def data_stage_spec(distribution: TaskDistribution) -> StageSpec:
     """The data stage of a task distribution that has offline data."""
-    source = distribution.data_source
-    assert source is not None, f"{distribution.name} has no offline data"
+    source = _source(distribution)
     return StageSpec(
         name="data",
         config_class=source.config_class,
@@ -88,4 +152,16 @@ def data_stage_spec(distribution: TaskDistribution) -> StageSpec:
         inputs=(),
         tasks="none",
         implementation=source.implementation,
+    )
+
+
+def import_stage_spec(origin: str) -> StageSpec:
+    """The data stage that reads ``origin`` (a file, a folder) instead of building anything."""
+    return StageSpec(
+        name="data",
+        config_class=ImportConfig,
+        factory=partial(ImportStage, origin=origin),
+        inputs=(),
+        tasks="none",
+        implementation="imported_trajectories/1",
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from algorithms.stage import Algorithm, StageSpec
 from bench.config import Override, check_override_names, check_preset_names, resolve_config
+from bench.data_choice import choose_data
 from bench.errors import UserError, unknown_name
 from bench.fields import flatten
 from bench.files import canonical_json, sha256_of_text
@@ -30,6 +31,8 @@ class RunRequest:
     target_tasks: tuple[int, ...] | None = None
     """Indices of target tasks; None means all."""
     overrides: tuple[Override, ...] = ()
+    data: str | None = None
+    """Offline data to learn from: a variant of the data source, or a file or folder; None is what the preset builds."""
 
 
 @dataclass(frozen=True)
@@ -83,32 +86,39 @@ def plan_run(request: RunRequest) -> RunPlan:
     if request.preset not in presets:
         raise unknown_name(f"preset for {request.algo} on {request.env}", request.preset, presets)
     target_tasks = _checked_tasks(request.target_tasks, distribution)
-    specs = _stage_specs(algorithm, distribution)
+    specs, overrides = algorithm.stages, request.overrides
+    preset = dict(algorithm.presets[distribution.family, request.preset])
+    if needs_data(algorithm):
+        choice = choose_data(distribution, request.preset, overrides, request.data)
+        specs, overrides, preset = (choice.spec, *specs), choice.overrides, {**choice.preset, **preset}
+    elif request.data is not None:
+        raise UserError(f"--data: {request.algo} learns from no offline data")
     classes = {spec.name: spec.config_class for spec in specs}
-    check_override_names(request.overrides, classes)
-    preset = _preset_values(algorithm, distribution, request.preset)
+    check_override_names(overrides, classes)
     check_preset_names(preset, classes, f"preset {request.preset!r} of {request.algo} on {distribution.family}")
     planned: dict[str, PlannedStage] = {}
     for spec in specs:
-        config = resolve_config(spec.config_class, spec.name, preset, request.overrides, request.preset)
+        config = resolve_config(spec.config_class, spec.name, preset, overrides, request.preset)
         planned[spec.name] = plan_stage(spec, config, request.seed, distribution, target_tasks, planned)
-    stages = tuple(planned.values())
-    return RunPlan(request, algorithm, distribution, target_tasks, stages, _run_name(request, distribution))
+    run_name = _run_name(request, distribution, overrides)
+    return RunPlan(request, algorithm, distribution, target_tasks, tuple(planned.values()), run_name)
 
 
-def plan_data(env: str, preset: str, overrides: tuple[Override, ...]) -> tuple[PlannedStage, TaskDistribution]:
-    """The data stage alone, as any run on ``env`` with this preset would plan it."""
+def plan_data(
+    env: str, preset: str, overrides: tuple[Override, ...], data: str | None = None
+) -> tuple[PlannedStage, TaskDistribution]:
+    """The data stage alone, as any run on ``env`` with this preset and this ``--data`` would plan it."""
     distribution = find_task_distribution(env)
     if distribution.data_source is None:
         raise UserError(f"task distribution {env!r} has no offline data")
     if preset not in distribution.data_presets:
         raise unknown_name(f"data preset of {env}", preset, distribution.data_presets)
-    spec = _data_spec(distribution)
-    check_override_names(overrides, {DATA_STAGE: spec.config_class})
-    values = {f"{DATA_STAGE}.{name}": value for name, value in distribution.data_presets[preset].items()}
-    check_preset_names(values, {DATA_STAGE: spec.config_class}, f"data preset {preset!r} of {env}")
-    config = resolve_config(spec.config_class, DATA_STAGE, values, overrides, preset)
-    return plan_stage(spec, config, 0, distribution, (), {}), distribution
+    choice = choose_data(distribution, preset, overrides, data)
+    classes = {DATA_STAGE: choice.spec.config_class}
+    check_override_names(choice.overrides, classes)
+    check_preset_names(choice.preset, classes, f"data preset {preset!r} of {env}")
+    config = resolve_config(choice.spec.config_class, DATA_STAGE, choice.preset, choice.overrides, preset)
+    return plan_stage(choice.spec, config, 0, distribution, (), {}), distribution
 
 
 def plan_stage(
@@ -172,30 +182,12 @@ def _checked_tasks(chosen: tuple[int, ...] | None, distribution: TaskDistributio
     return tuple(sorted(chosen))
 
 
-def _stage_specs(algorithm: Algorithm, distribution: TaskDistribution) -> tuple[StageSpec, ...]:
-    return (_data_spec(distribution), *algorithm.stages) if needs_data(algorithm) else algorithm.stages
-
-
-def _data_spec(distribution: TaskDistribution) -> StageSpec:
-    # Imported here because it imports torch, and lists of names need none.
-    from bench.data_stage import data_stage_spec
-
-    return data_stage_spec(distribution)
-
-
-def _preset_values(algorithm: Algorithm, distribution: TaskDistribution, preset: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    if needs_data(algorithm):
-        values |= {f"{DATA_STAGE}.{name}": value for name, value in distribution.data_presets[preset].items()}
-    return values | dict(algorithm.presets[(distribution.family, preset)])
-
-
-def _run_name(request: RunRequest, distribution: TaskDistribution) -> str:
+def _run_name(request: RunRequest, distribution: TaskDistribution, overrides: tuple[Override, ...]) -> str:
     name = f"{request.algo}-{request.env}-{request.preset}-s{request.seed}"
     tasks = None if request.target_tasks is None else sorted(request.target_tasks)
     if tasks == list(range(len(distribution.target_tasks))):
         tasks = None
-    if not request.overrides and tasks is None:
+    if not overrides and tasks is None:
         return name
-    changes = {"overrides": sorted((o.name, o.text) for o in request.overrides), "tasks": tasks}
+    changes = {"overrides": sorted((o.name, o.text) for o in overrides), "tasks": tasks}
     return f"{name}-{sha256_of_text(canonical_json(changes))[:8]}"

@@ -87,7 +87,9 @@ class _Run:
     def execute(self) -> None:
         """Run all stages in order; whatever happens, leave rows and a status in the run folder."""
         with storage_errors(f"write {self.folder / CONFIG_FILE}"):
-            replace_text(self.folder / CONFIG_FILE, yaml_text(self.plan.configs))
+            data = self.plan.request.data
+            remarks = [] if data is None else [f"Offline data: --data {data}"]
+            replace_text(self.folder / CONFIG_FILE, yaml_text(self.plan.configs, remarks))
         self._write_record("running")
         runner = StageRunner(self.store, self.machine, self.reporter, self.stop, self.options.checkpoint_seconds)
         try:
@@ -137,6 +139,7 @@ class _Run:
             "seed": request.seed,
             "target_tasks": list(self.plan.target_tasks),
             "overrides": {override.name: override.text for override in request.overrides},
+            "data": request.data,
             "status": status,
             "started": self.started,
             "updated": _now(),

@@ -47,6 +47,8 @@ def print_run(run: str, out: Path, as_json: bool) -> None:
     print(f"{description['run']}: {title}; {description['status']}")
     if description["overrides"]:
         print("overrides: " + ", ".join(f"{name}={text}" for name, text in description["overrides"].items()))
+    if description.get("data") is not None:  # shipped runs are older than this field
+        print(f"data: {description['data']}")
     for failure in description["failures"]:
         print(f"failed: {failure}")
     _print_tables(description)

@@ -18,7 +18,7 @@ import torch
 
 from algorithms.registry import register_algorithm
 from algorithms.stage import Algorithm, EpisodeRow, Progress, Stage, StageContext, StageReport, StageSpec
-from envs.core import Task, TaskDistribution
+from envs.core import RecordedData, Task, TaskDistribution
 from envs.randomness import keyed_rng
 from envs.registry import register_task_distribution
 from envs.trajectories import Trajectories
@@ -35,13 +35,16 @@ class ToyDataConfig:
     """Fixes the data."""
     episodes: int = 12
     """Episodes, three per chunk."""
+    source: Literal["plain", "mirrored"] = "plain"
+    """Which side."""
 
 
 class ToyDataSource:
-    """Three random episodes of 20 env_steps per chunk."""
+    """Three random episodes of 20 env_steps per chunk, or the same mirrored."""
 
     config_class = ToyDataConfig
     implementation = "toy_trajectories/1"
+    variants = ("plain", "mirrored")
 
     def num_chunks(self, config: ToyDataConfig) -> int:
         return config.episodes // 3
@@ -49,7 +52,12 @@ class ToyDataSource:
     def build_chunk(self, config: ToyDataConfig, chunk_index: int, threads: int) -> Trajectories:
         rng = keyed_rng(config.seed, "toy", chunk_index)
         observations = rng.standard_normal((60, 3), dtype=np.float32)
+        if config.source == "mirrored":
+            observations = -observations
         return Trajectories(observations, observations[:, :1] * 0.5, np.array([20, 40, 60]))
+
+    def read(self, origin: str) -> RecordedData:
+        return RecordedData(Trajectories.load_hdf5(Path(origin)), ("format: a toy's",))
 
     def draw_coverage(self, trajectories: Trajectories, path: Path) -> None:
         path.write_bytes(b"a picture")
