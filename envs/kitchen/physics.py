@@ -135,7 +135,7 @@ class KitchenBatch:
         self.batch.reset(lanes, stage=int(mujoco.mjtStage.mjSTAGE_NONE))
         self.positions[rows] = positions
         self.velocities[rows] = velocities
-        self.batch.forward(lanes)  # as FrankaKitchen-v1: the first step's solver starts from here
+        self.batch.forward(lanes)  # so that sites and axes, which the arm's control reads, are those of the start
 
     def step(
         self,

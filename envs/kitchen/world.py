@@ -49,8 +49,8 @@ def action_space() -> gym.spaces.Box:
 class KitchenWorld(LaneWorld):
     """L kitchens stepped together; a task's spec is ``{"subtasks": [name, ...]}`` (names: ``SUBTASK_NAMES``).
 
-    ``start_positions`` (30,) and ``start_velocities`` (29,) replace the usual start, for replaying recorded episodes.
-    ``noise`` off shows the true positions.
+    ``start_positions`` (30,) or (L, 30) and ``start_velocities`` (29,) or (L, 29) replace the usual start, to replay
+    recorded episodes. ``noise`` off shows the true positions.
     """
 
     def __init__(
