@@ -41,6 +41,7 @@ from algorithms.adaptation import AdaptConfig, SkillAdaptation
 from algorithms.files import load_tensors
 from algorithms.meta_training import META_FILE, MetaLearner, MetaTrainConfig, MetaTraining, prior_task_embeddings
 from algorithms.networks import Gaussian, torch_generator
+from algorithms.playback import play_skill_policy
 from algorithms.presets import SIMPL_PRESETS, with_skills
 from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
 from algorithms.regularized_sac import (
@@ -58,7 +59,7 @@ from algorithms.regularized_sac import (
 from algorithms.set_transformer import TaskEncoder
 from algorithms.skill_model import load_skill_model
 from algorithms.skills import SKILLS_STAGE
-from algorithms.stage import Algorithm, StageContext, StageReport, StageSpec
+from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageReport, StageSpec
 
 
 @dataclass(frozen=True)
@@ -261,12 +262,10 @@ class SimplAdaptation(SkillAdaptation):
     """20 episodes with e ~ p(e), encode them, then fine-tune pi(z given s, e*) (equation 5)."""
 
     def __init__(self, config: SimplAdaptConfig, context: StageContext) -> None:
-        saved = load_tensors(context.inputs["meta_train"] / META_FILE)
-        actor_critic = ActorCriticConfig(**saved["config"].pop("actor_critic"))
-        self.meta_config = SimplMetaTrainConfig(**saved["config"], actor_critic=actor_critic)
-        self._saved = saved
+        self._saved = load_tensors(context.inputs["meta_train"] / META_FILE)
+        self.meta_config = _saved_config(self._saved)
         self.explored = False
-        super().__init__(config, actor_critic, context)
+        super().__init__(config, self.meta_config.actor_critic, context)
 
     def initial_learners(self) -> tuple[SkillActorCritic, Tensor, DualCoefficients]:
         """A copy of the meta-trained networks for each target task; alpha is the large-context one."""
@@ -319,6 +318,17 @@ class SimplAdaptation(SkillAdaptation):
         self.explored = state["explored"]
 
 
+def _saved_config(saved: Mapping[str, Any]) -> SimplMetaTrainConfig:
+    """The configuration in a meta_train artefact."""
+    actor_critic = ActorCriticConfig(**saved["config"]["actor_critic"])
+    return SimplMetaTrainConfig(**{**saved["config"], "actor_critic": actor_critic})
+
+
+def play_adapted(config: SimplAdaptConfig, context: StageContext, request: PlayRequest) -> list[PlayedEpisode]:
+    meta_config = _saved_config(load_tensors(context.inputs["meta_train"] / META_FILE))
+    return play_skill_policy(meta_config.actor_critic, context, request)
+
+
 ALGORITHM = Algorithm(
     name="simpl",
     title="SiMPL: skill-based meta-policy learning (Nam et al. 2022)",
@@ -339,6 +349,7 @@ ALGORITHM = Algorithm(
             inputs=("skills", "meta_train"),
             tasks="target",
             implementation="simpl_adapt/1",
+            play=play_adapted,
         ),
     ),
     presets=with_skills(SIMPL_PRESETS),

@@ -20,10 +20,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from algorithms.adaptation import AdaptConfig, SkillAdaptation
+from algorithms.playback import play_skill_policy
 from algorithms.presets import SPIRL_PRESETS, with_skills
 from algorithms.regularized_sac import ActorCriticConfig
 from algorithms.skills import SKILLS_STAGE
-from algorithms.stage import Algorithm, StageContext, StageSpec
+from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ def make_adapt_stage(config: SpirlAdaptConfig, context: StageContext) -> SkillAd
     return SkillAdaptation(config, config.actor_critic, context)
 
 
+def play_adapted(config: SpirlAdaptConfig, context: StageContext, request: PlayRequest) -> list[PlayedEpisode]:
+    return play_skill_policy(config.actor_critic, context, request)
+
+
 ALGORITHM = Algorithm(
     name="spirl",
     title="SPiRL: skill-prior RL (Pertsch et al. 2020)",
@@ -52,6 +57,7 @@ ALGORITHM = Algorithm(
             inputs=("skills",),
             tasks="target",
             implementation="skill_adaptation/2",
+            play=play_adapted,
         ),
     ),
     presets=with_skills(SPIRL_PRESETS),

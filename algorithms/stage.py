@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from envs.core import TaskDistribution
 
 
@@ -95,6 +98,33 @@ class Stage(ABC):
 
 
 @dataclass(frozen=True)
+class PlayRequest:
+    """Episodes asked of what a finished stage has learned."""
+
+    artefact: Path
+    """Folder of the stage's artefact."""
+    task: int
+    """Index of a target task that the stage was given."""
+    episodes: int
+    seed: int
+    """Fixes the episodes, and nothing else does: episode i is the same whatever ``episodes`` is."""
+
+
+@dataclass(frozen=True)
+class PlayedEpisode:
+    """One episode, as it looked."""
+
+    observations: NDArray[np.float32]
+    """(length + 1, D): before the first and after every env_step."""
+    episode_return: float
+
+    @property
+    def length(self) -> int:
+        """Environment steps."""
+        return len(self.observations) - 1
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """How the harness makes a stage."""
 
@@ -109,6 +139,8 @@ class StageSpec:
     """Which tasks (and so the world) determine its result: part of its hash."""
     implementation: str
     """Names the computation in the hash (``skill_vae/1``): equal stages of two algorithms are shared."""
+    play: Callable[[Any, StageContext, PlayRequest], list[PlayedEpisode]] | None = None
+    """``play(config, context, request)``: acts with what the stage has learned (``bench play``)."""
 
 
 @dataclass(frozen=True)
