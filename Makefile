@@ -15,7 +15,7 @@ MAIN_JOB := --algo simpl --env maze --preset quick --meta_train.epochs 60 --adap
 help:
 	@echo "make run        run the main job: bench run $(MAIN_JOB)"
 	@echo "make test       run the tests (minutes); make test-slow runs the slow ones"
-	@echo "make benchmark  measures the maze's speed (on a quiet machine)"
+	@echo "make benchmark  measures speed on maze and kitchen (on a quiet machine)"
 	@echo "make lint       check style and types; make format applies the style"
 	@echo "make install    make $(VENV) once; PYTHON=... chooses the interpreter"
 
@@ -39,6 +39,7 @@ test-slow: install
 
 benchmark: install
 	$(BIN)/python -m tests.benchmarks.maze
+	$(BIN)/python -m tests.benchmarks.kitchen
 
 lint: install
 	$(BIN)/ruff check .
