@@ -66,6 +66,7 @@ def _make_parser() -> _Parser:
     _add_run(commands)
     _add_list(commands)
     _add_show(commands)
+    _add_play(commands)
     _add_data(commands)
     _add_summary(commands)
     _add_plot(commands)
@@ -141,6 +142,18 @@ def _add_show(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_out(parser)
 
 
+def _add_play(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add_command(commands, "play", "Act with what a run has learned: a picture or a video.", _play)
+    parser.add_argument("run", metavar="RUN", help="run folder, or its name below --out")
+    parser.add_argument("--task", type=_integer(0), metavar="INDEX", help="target task (default: the run's first)")
+    parser.add_argument("--episodes", type=_integer(1), default=1, help="(default 1)")
+    parser.add_argument("--seed", type=_integer(0), default=0, help="fixes the episodes (default 0)")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="(default play-task<INDEX> in the run folder)"
+    )
+    _add_out(parser)
+
+
 def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
     group = _add_command(commands, "data", "Build, describe, verify or import offline data.", None)
     actions = group.add_subparsers(title="actions", metavar="ACTION", required=True, parser_class=_Parser)
@@ -164,7 +177,24 @@ def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="an episode at least this long must be there, for example skill length + 1 (default 1)",
     )  # fmt: skip
 
+    _add_data_show(actions)
     _add_data_import(actions)
+
+
+def _add_data_show(actions: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _add_command(
+        actions,
+        "show",
+        "Show an episode of built offline data: a picture or a video.",
+        _data_show,
+        takes_overrides=True,
+    )
+    parser.add_argument("name", metavar="NAME", help="task distribution (bench list)")
+    parser.add_argument("--episode", type=_integer(0), default=0, metavar="INDEX", help="(default 0)")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="file to write")
+    parser.add_argument("--preset", default="quick", help="named budget (default quick)")
+    _add_data_choice(parser)
+    _add_out(parser)
 
 
 def _add_data_import(actions: argparse._SubParsersAction[_Parser]) -> None:
@@ -235,6 +265,12 @@ def _show(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
     print_run(options.run, options.out, as_json=options.json)
 
 
+def _play(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.play import play_run
+
+    play_run(options.run, options.out, options.task, options.episodes, options.seed, options.output)
+
+
 def _data_build(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
     from bench.data import build_data
     from bench.run import RunOptions
@@ -247,6 +283,14 @@ def _data_info(options: argparse.Namespace, overrides: tuple[Override, ...]) -> 
     from bench.data import print_data_info
 
     print_data_info(options.name, options.preset, overrides, options.out, options.data)
+
+
+def _data_show(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.data import show_data_episode
+
+    show_data_episode(
+        options.name, options.preset, overrides, options.out, options.data, options.episode, options.output
+    )
 
 
 def _data_verify(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:

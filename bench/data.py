@@ -12,6 +12,7 @@ from bench.errors import StorageError, UserError
 from bench.files import storage_errors
 from bench.lookup import find_task_distribution
 from bench.plan import PlannedStage, plan_data
+from bench.play import check_ending, write_episodes
 from bench.progress import duration_text, make_reporter
 from bench.run import ARTEFACTS_FOLDER, RunOptions, prepare_torch
 from bench.runner import StageRunner
@@ -39,6 +40,26 @@ def print_data_info(
     """Describe the built data. Raises ``UserError`` when it is not built."""
     planned, _ = plan_data(name, preset, overrides, data)
     _print_info(_built_store(planned, name, preset, data, out), planned)
+
+
+def show_data_episode(
+    name: str,
+    preset: str,
+    overrides: tuple[Override, ...],
+    out: Path,
+    data: str | None,
+    episode: int,
+    output: Path,
+) -> None:
+    """Write a picture or a video of one episode of the built data. Raises ``UserError``."""
+    planned, distribution = plan_data(name, preset, overrides, data)
+    check_ending(distribution, output)
+    folder = _built_store(planned, name, preset, data, out).folder(planned.artefact_name)
+    episodes = _built_trajectories(distribution, folder / TRAJECTORIES_FILE, 1).split()
+    if episode >= len(episodes):
+        raise UserError(f"--episode: there is no episode {episode} in {folder}; valid: 0 to {len(episodes) - 1}")
+    title = f"Episode {episode} of the offline data of {name} ({preset})"
+    write_episodes(distribution, [episodes[episode][0]], [], output, title)
 
 
 def verify_data(

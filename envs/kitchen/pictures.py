@@ -52,7 +52,7 @@ def draw_progress(
     if episodes == 0 or len(tasks) not in (0, episodes):
         raise ValueError(f"{episodes} episodes and {len(tasks)} tasks; give at least one, and a task for each or none")
     first = np.array([first_completions(observations) for observations in observations_of_episodes])
-    figure = new_figure(10.5, 1.9 + 0.24 * max(episodes, 8))
+    figure = new_figure(10.5, 1.7 + 0.2 * max(episodes, 10))
     task_axes, axes, bar_axes = figure.subplots(1, 3, width_ratios=(0.8 if tasks else 0.01, 4.6, 2.2))
     for row, observations in enumerate(observations_of_episodes):
         axes.plot((0, len(observations) - 1), (row, row), color="#c9c9c9", linewidth=1.0, zorder=1)
