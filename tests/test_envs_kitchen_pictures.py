@@ -195,7 +195,7 @@ def test_an_mp4_without_its_extra_says_what_to_install(tmp_path: Path, monkeypat
 
 
 def test_another_ending_is_refused() -> None:
-    assert EPISODE_RENDERER.why_not(".avi") == "no picture of an episode can end in '.avi'; valid: .mp4, .gif, .png"
+    assert EPISODE_RENDERER.why_not(".avi") == "no picture of an episode can end in '.avi'; valid: .mp4, .png, .gif"
 
 
 # -- the graphics library ----------------------------------------------------------------------

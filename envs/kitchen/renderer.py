@@ -25,7 +25,7 @@ from envs.kitchen.subtasks import SUBTASK_NAMES
 from envs.pictures import new_figure, save_figure
 
 FRAME_PIXELS = 400
-ENDINGS = (".mp4", ".gif", ".png")
+ENDINGS = (".mp4", ".png", ".gif")
 MAX_GEOMS = 500
 """The kitchen has 119."""
 _SHEET_COLUMNS = 4
