@@ -38,8 +38,9 @@ from envs.core import TaskDistribution
 from envs.trajectories import Trajectories
 
 TRAJECTORIES_FILE = "trajectories.hdf5"
-MIN_STATE_SIGMA = 1e-6
-"""A state dimension that varies less than this is constant: it is centred but not scaled."""
+MIN_STATE_SIGMA = 0.01
+"""Deviation that states are divided by at least. A joint that never moves in the data but for sensor noise would
+otherwise be noise blown up to unit size, and a bump against it in a roll-out an input a thousand deviations away."""
 PRIOR_ROLLOUTS = 40
 """Episodes of the prior in the picture and its success rates, spread over the target tasks."""
 
@@ -86,8 +87,7 @@ class SkillTraining(Stage):
             self.model = SkillModel(config, distribution.observation_dim, distribution.action_dim)
         if config.standardise_states:
             self.model.state_mean.copy_(self.sampler.states.mean(0))
-            sigma = self.sampler.states.std(0)
-            self.model.state_sigma.copy_(torch.where(sigma < MIN_STATE_SIGMA, 1.0, sigma))
+            self.model.state_sigma.copy_(self.sampler.states.std(0).clamp(min=MIN_STATE_SIGMA))
         self.model.to(context.device)
         self.optimizer = torch.optim.RAdam(self.model.parameters(), lr=config.learning_rate, foreach=True)
         self.updates = 0

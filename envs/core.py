@@ -128,4 +128,6 @@ class TaskDistribution:
     """preset name -> {data config field: value}"""
     draw_paths: Callable[[Sequence[NDArray[np.floating[Any]]], Sequence[Task], Path, str], None] | None = None
     """``draw_paths(observations of each episode [(T, D)], tasks, png_path, title)``: many episodes in one PNG."""
+    describe_episodes: Callable[[Sequence[NDArray[np.floating[Any]]]], Mapping[str, float]] | None = None
+    """Numbers that say what episodes [(T, D)] did, whatever their task: recorded of the skill prior's roll-outs."""
     episode_renderer: EpisodeRenderer | None = None

@@ -136,6 +136,17 @@ def test_states_are_standardised_by_the_whole_data_set(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.state_sigma.numpy(), states.std(0, ddof=1), rtol=1e-5)
 
 
+def test_a_state_that_hardly_varies_is_not_blown_up(tmp_path: Path) -> None:
+    """A joint at rest shows sensor noise alone: a bump of 0.001 in a roll-out must not become a thousand deviations."""
+    data = crops_of_the_maze(20, 30)
+    observations = data.observations.copy()
+    observations[:, 3] = 0.25 + 1e-5 * np.random.default_rng(0).standard_normal(len(observations))
+    still = Trajectories(observations, data.actions, data.episode_ends)
+    model = make_stage(tmp_path, dataclasses.replace(CONFIG, standardise_states=True), still).model
+    bumped = torch.tensor([[0.0, 0.0, 0.0, 0.251]])
+    assert float(model.standardise(bumped)[0, 3]) == pytest.approx(0.1, abs=0.01)
+
+
 def test_held_out_trajectories_are_never_trained_on(tmp_path: Path) -> None:
     """Whatever they hold, the model is the same bit for bit."""
     config = dataclasses.replace(CONFIG, standardise_states=False)
