@@ -25,9 +25,11 @@ SKILL_PRESETS: dict[tuple[str, str], Values] = {
     # SPiRL's kitchen: 100 epochs of 50 passes.
     ("kitchen", "paper"): {"skills.passes": 5000, "skills.decoder_layers": 5, "skills.kl_weight": 5e-4},
     ("kitchen", "quick"): {
-        "skills.passes": 1500,
+        # With 1500 passes the low-level policy gets stuck: prior roll-outs complete 1.4 subtasks instead of 2.5.
+        "skills.passes": 4000,
         "skills.decoder_layers": 5,
-        "skills.kl_weight": 5e-4,
+        # 5e-4 leaves 24 nats in z on the scripted data, and roll-outs of the prior complete 0.5 subtasks.
+        "skills.kl_weight": 5e-3,
         "skills.standardise_states": True,
         "skills.final_learning_rate_fraction": 0.1,
     },
@@ -62,6 +64,9 @@ SMALL_NETWORKS: Values = {
 KITCHEN_ADAPT: Values = {"adapt.target_kl": 5.0, "adapt.kl_clip": 20.0}
 """Released SiMPL (paper: target KL 2)."""
 
+KITCHEN_ADAPT_QUICK: Values = {**ADAPT_QUICK, **KITCHEN_ADAPT, "adapt.episodes": 120}
+"""An episode takes a third of a second of simulation: 120 of them on ten tasks are seven minutes."""
+
 SPIRL_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "paper"): {},
     ("maze", "quick"): {
@@ -79,9 +84,8 @@ SPIRL_PRESETS: dict[tuple[str, str], Values] = {
         "adapt.actor_critic.hidden_layers": 5,
     },
     ("kitchen", "quick"): {
-        **ADAPT_QUICK,
+        **KITCHEN_ADAPT_QUICK,
         **SMALL_NETWORKS,
-        **KITCHEN_ADAPT,
         "adapt.kl_clip": 10.0,
         "adapt.initial_coefficient": 0.01,
     },
@@ -178,7 +182,7 @@ SIMPL_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "quick"): {**META_QUICK, **ADAPT_QUICK},
     ("maze", "smoke"): {**META_SMOKE, **ADAPT_SMOKE, "adapt.exploration_episodes": 2},
     ("kitchen", "paper"): {**KITCHEN_META, **KITCHEN_ADAPT},
-    ("kitchen", "quick"): {**KITCHEN_META_QUICK, **ADAPT_QUICK, **KITCHEN_ADAPT},
+    ("kitchen", "quick"): {**KITCHEN_META_QUICK, **KITCHEN_ADAPT_QUICK},
     ("kitchen", "smoke"): {
         **KITCHEN_META_QUICK,
         **META_SMOKE,

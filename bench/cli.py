@@ -219,6 +219,7 @@ def _add_plot(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or folders of them")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="PNG", help="file to write")
     parser.add_argument("--paper", type=Path, metavar="CSV", help="published curves, drawn dashed")
+    parser.add_argument("--env", metavar="ENV", help="only runs on this task distribution (default all, a panel each)")
 
 
 def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -320,7 +321,7 @@ def _summary(options: argparse.Namespace, overrides: tuple[Override, ...]) -> No
 def _plot(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
     from bench.plot import draw_comparison
 
-    runs = draw_comparison(options.folders, options.output, options.paper)
+    runs = draw_comparison(options.folders, options.output, options.paper, options.env)
     print(f"{len(runs)} runs in {options.output}")
 
 

@@ -12,15 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.curve import SMOOTHING_EPISODES, mark_exploration
-from bench.errors import UserError
+from bench.errors import UserError, unknown_name
 from bench.files import storage_errors
 from bench.results import exploration_episodes, find_runs, read_run, smoothed_curve
 
 PAPER_COLUMNS = ("domain", "algorithm", "episode", "mean")
 
 
-def draw_comparison(sources: Sequence[Path], output: Path, paper: Path | None = None) -> list[str]:
+def draw_comparison(
+    sources: Sequence[Path], output: Path, paper: Path | None = None, env: str | None = None
+) -> list[str]:
     """Draw all runs below ``sources`` into a PNG, one panel per task distribution; return the runs' names.
+
+    With ``env``, only the runs on that task distribution.
 
     Each algorithm's line is the mean over seeds of the mean return over target tasks, smoothed over
     ``SMOOTHING_EPISODES`` episodes, its band the lowest to highest seed. ``paper`` is a CSV of published curves
@@ -31,6 +35,11 @@ def draw_comparison(sources: Sequence[Path], output: Path, paper: Path | None = 
     runs = [(record, table) for record, table in map(read_run, find_runs(sources)) if record["status"] == "done"]
     if not runs:
         raise UserError(f"no finished run in {', '.join(map(str, sources))}")
+    if env is not None:
+        found = sorted({str(record["env"]) for record, _ in runs})
+        if env not in found:
+            raise unknown_name(f"task distribution of runs in {', '.join(map(str, sources))}", env, found)
+        runs = [(record, table) for record, table in runs if record["env"] == env]
     curves = pd.concat([_curve(record, table) for record, table in runs], ignore_index=True)
     published = _published(paper) if paper is not None else pd.DataFrame(columns=PAPER_COLUMNS)
     environments = sorted(curves["env"].unique())

@@ -141,6 +141,16 @@ def test_runs_are_drawn_beside_published_curves(tmp_path: Path, bench: Bench) ->
     assert "lacks the column 'episode'" in refused.err
 
 
+def test_one_task_distribution_can_be_drawn_alone(tmp_path: Path, bench: Bench) -> None:
+    write_run(tmp_path / "runs" / "one", rows(0, [0.5] * 30))
+    write_run(tmp_path / "runs" / "other", rows(0, [0.5] * 30), env="other")
+    drawn = bench("plot", tmp_path / "runs", "--env", "other", "-o", tmp_path / "other.png")
+    assert (drawn.code, drawn.out) == (0, f"1 runs in {tmp_path / 'other.png'}\n")
+    refused = bench("plot", tmp_path / "runs", "--env", "othr", "-o", tmp_path / "other.png")
+    assert refused.code == 2
+    assert "'othr': did you mean 'other'? valid: e, other" in refused.err
+
+
 @pytest.mark.parametrize("column", ["run", "algo", "env", "preset", "seed", "stage", "task_name", "seconds", "status"])
 def test_rows_of_a_run_say_where_they_come_from(tmp_path: Path, bench: Bench, column: str) -> None:
     bench("run", "--algo", "toy", "--env", "toy-line", "--preset", "smoke", "--tasks", "0,2", "--out", tmp_path)

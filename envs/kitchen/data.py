@@ -49,7 +49,7 @@ class KitchenDataConfig:
     """Seed of the data alone: runs with other seeds share the same data, as in the paper."""
     chunk_trajectories: int = 36
     """Scripted sequences built together. Has no effect on the data, only on how it is cut into chunks."""
-    action_noise: tuple[float, ...] = (0.05, 0.10, 0.15, 0.20)
+    action_noise: tuple[float, ...] = (0.05, 0.10, 0.15)
     """Deviations of the Gaussian noise on arm actions; one is drawn for each sequence (ours, measured)."""
 
     def validate(self) -> None:

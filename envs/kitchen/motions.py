@@ -19,9 +19,9 @@ from envs.kitchen.physics import ENV_STEP_SECONDS, INITIAL_POSITIONS, KitchenBat
 Script = Iterator[Command]
 
 OPEN, CLOSED = 0.04, 0.0
-POSITION_NOISE = 0.02
+POSITION_NOISE = 0.01
 """Half-width of the noise n(1) on waypoints (m)."""
-ROTATION_NOISE = 0.16
+ROTATION_NOISE = 0.08
 """Half-width of the noise r(1) on orientations (rad)."""
 GRASP_NOISE_SCALE = 0.4
 """Action noise while an object is driven with closed fingers, relative to elsewhere."""
