@@ -1,0 +1,66 @@
+"""Presets are valid for their stages, and the kitchen's paper preset holds the released code's values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from algorithms.registry import algorithm
+from bench.config import check_preset_names, resolve_config
+
+PAIRS = [(name, key) for name in ("simpl", "spirl") for key in algorithm(name).presets]
+
+
+@pytest.mark.parametrize(("name", "key"), PAIRS, ids=str)
+def test_every_preset_resolves(name: str, key: tuple[str, str]) -> None:
+    found = algorithm(name)
+    preset = {field: value for field, value in found.presets[key].items() if not field.startswith("data.")}
+    check_preset_names(preset, {stage.name: stage.config_class for stage in found.stages}, str(key))
+    for stage in found.stages:
+        resolve_config(stage.config_class, stage.name, preset, (), key[1])
+
+
+def resolved(name: str, stage_name: str) -> Any:
+    found = algorithm(name)
+    (stage,) = [stage for stage in found.stages if stage.name == stage_name]
+    return resolve_config(stage.config_class, stage_name, found.presets["kitchen", "paper"], (), "paper")
+
+
+def test_the_kitchens_paper_preset_is_the_released_code() -> None:
+    """Numbers of hyper-parameter tables written out anew: released SiMPL and SPiRL, kitchen."""
+    skills = resolved("simpl", "skills")
+    assert (skills.skill_length, skills.latent_dim, skills.decoder_layers, skills.hidden_dim) == (10, 10, 5, 128)
+    assert (skills.kl_weight, skills.passes, skills.standardise_states) == (5e-4, 100 * 50, False)
+    meta = resolved("simpl", "meta_train")
+    assert (meta.epochs, meta.task_embedding_dim, meta.small_context_tasks, meta.large_context_tasks) == (500, 6, 3, 27)
+    assert (meta.transitions_per_task, meta.small_context, meta.large_context) == (256, 2, 1024)
+    assert (meta.replay_capacity, meta.context_capacity, meta.warm_up_transitions) == (3000, 3000, 1024)
+    assert (meta.small_target_kl, meta.large_target_kl, meta.kl_clip) == (0.1, 4.0, 6.0)
+    assert (meta.small_initial_coefficient, meta.large_initial_coefficient) == (0.05, 0.03)
+    assert (meta.small_encoder_target_kl, meta.large_encoder_target_kl) == (2.0, 10.0)
+    assert (meta.small_initial_encoder_coefficient, meta.large_initial_encoder_coefficient) == (1e-3, 1e-4)
+    assert (meta.actor_critic.hidden_dim, meta.actor_critic.hidden_layers) == (128, 5)
+    assert (meta.transition_reuse, meta.discount, meta.target_rate, meta.learning_rate) == (256.0, 0.99, 0.005, 3e-4)
+    adapt = resolved("simpl", "adapt")
+    assert (adapt.target_kl, adapt.kl_clip, adapt.batch_size, adapt.exploration_episodes) == (5.0, 20.0, 256, 20)
+    spirl = resolved("spirl", "adapt")
+    assert (spirl.target_kl, spirl.kl_clip, spirl.initial_coefficient) == (5.0, 10.0, 1.0)
+    assert (spirl.coefficient_learning_rate, spirl.learning_rate) == (3e-3, 3e-4)
+    assert (spirl.actor_critic.hidden_dim, spirl.actor_critic.hidden_layers) == (128, 5)
+
+
+@pytest.mark.parametrize("family", ["maze", "kitchen"])
+@pytest.mark.parametrize("name", ["simpl", "spirl"])
+def test_paper_has_no_departure(name: str, family: str) -> None:
+    found = algorithm(name)
+    off = {
+        "n_step": 1, "rewarded_fraction": 0.0, "context_drawn": 0, "clip_targets": False, "bf16": False,
+        "standardise_states": False, "zero_initial_values": False, "updates_per_episode": 0,
+        "final_learning_rate_fraction": 1.0,
+    }  # fmt: skip
+    for stage in found.stages:
+        config = resolve_config(stage.config_class, stage.name, found.presets[family, "paper"], (), "paper")
+        for part in (config, getattr(config, "actor_critic", config)):
+            for field, value in off.items():
+                assert getattr(part, field, value) == value, f"{stage.name}.{field}"
