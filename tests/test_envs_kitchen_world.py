@@ -321,7 +321,7 @@ def test_progress_starts_anew_with_each_episode(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_most_human_episodes_are_complete_when_replayed_with_noise(seeds: int) -> None:
-    """Each from its recorded first state, with fresh noise. Seen over 15 seeds: 17 (11 times) and 18 of 19."""
+    """Each from its recorded first state, with fresh noise. Seen over 15 seeds: 17 (10 times) and 18 of 19."""
     human = human_episodes()
     count = len(human.lengths)
     world = KitchenWorld(

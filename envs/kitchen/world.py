@@ -77,8 +77,6 @@ class KitchenWorld(LaneWorld):
 
     def _begin(self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator]) -> None:
         orders = [subtasks_of(task.spec) for task in tasks]
-        self._order[:] = 0
-        self._length[:] = 0
         for lane, order in enumerate(orders):
             self._order[lane, : len(order)] = order
             self._length[lane] = len(order)
