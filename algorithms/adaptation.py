@@ -197,12 +197,16 @@ class SkillAdaptation(Stage):
         episodes = self.collect(tasks, keys, policies)
         rows = []
         for learner, task, episode in zip(waiting.tolist(), tasks, episodes, strict=True):
-            self.replay.add(learner, self.pack(episode))
-            if int(self.replay.sizes[learner]) >= self.config.batch_size:
-                by_reuse = round(self.config.transition_reuse * len(episode.states) / self.config.batch_size)
-                self.owed_updates[learner] = self.config.updates_per_episode or by_reuse
+            self.learn_from(learner, self.pack(episode))
             rows.append(self.row("adapt", task, episode))
         return rows
+
+    def learn_from(self, learner: int, transitions: Tensor) -> None:
+        """Store an episode's transitions (T', F); it brings updates once the replay can fill a batch."""
+        self.replay.add(learner, transitions)
+        if int(self.replay.sizes[learner]) >= self.config.batch_size:
+            by_reuse = round(self.config.transition_reuse * len(transitions) / self.config.batch_size)
+            self.owed_updates[learner] += self.config.updates_per_episode or by_reuse
 
     def collect(self, tasks: Sequence[int], keys: Sequence[EpisodeKey], policy: Any) -> Any:
         world = self.distribution.make_world(len(tasks), threads=self.context.threads)

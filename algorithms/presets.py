@@ -169,7 +169,8 @@ KITCHEN_META_QUICK: Values = {
     "meta_train.learning_rate": 1e-3,
     "meta_train.coefficient_learning_rate": 1e-3,
     "meta_train.small_initial_coefficient": 0.03,
-    "meta_train.large_initial_coefficient": 0.01,
+    "meta_train.large_initial_coefficient": 0.003,
+    "meta_train.large_target_kl": 10.0,
     "meta_train.encoder_hidden_dim": 64,
     "meta_train.bf16": True,
     "meta_train.actor_critic.hidden_layers": 3,
@@ -182,7 +183,7 @@ SIMPL_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "quick"): {**META_QUICK, **ADAPT_QUICK},
     ("maze", "smoke"): {**META_SMOKE, **ADAPT_SMOKE, "adapt.exploration_episodes": 2},
     ("kitchen", "paper"): {**KITCHEN_META, **KITCHEN_ADAPT},
-    ("kitchen", "quick"): {**KITCHEN_META_QUICK, **KITCHEN_ADAPT_QUICK},
+    ("kitchen", "quick"): {**KITCHEN_META_QUICK, **KITCHEN_ADAPT_QUICK, "adapt.replay_exploration": True},
     ("kitchen", "smoke"): {
         **KITCHEN_META_QUICK,
         **META_SMOKE,

@@ -19,7 +19,7 @@ sampled once per transition. Contexts hold episodes collected with e ~ p(e) only
 Differences from paper and released code (``paper`` keeps the released values; each field names the other)
 - Departures, all off in ``paper``, each a named field: ``rewarded_fraction`` and ``context_drawn`` bring rare rewarded
   transitions into critics' batches and contexts; ``n_step``; ``clip_targets``; ``zero_initial_values``;
-  ``standardise_states``; ``bf16``.
+  ``standardise_states``; ``bf16``; ``replay_exploration``.
 - The residual policy starts exactly at the prior (last layer zero); the released code leaves that open.
 - Prior parameters are stored with transitions, all tasks go through the networks in one pass, and the encoder
   folds projections: the same function, cheaper.
@@ -253,6 +253,10 @@ def make_meta_train_stage(config: SimplMetaTrainConfig, context: StageContext) -
 class SimplAdaptConfig(AdaptConfig):
     """Target-task learning from the meta-trained policy, critics and alpha (section 4.3, E.2.2)."""
 
+    replay_exploration: bool = False
+    """Departure: the exploration episodes enter the replay too, and the updates that so many episodes bring come before
+    the first episode of fine-tuning (released: they serve to encode the task, and are dropped)."""
+
     def validate(self) -> None:
         super().validate()
         require_between(self, (1, self.episodes - 1), "exploration_episodes")  # the task is encoded from them
@@ -260,6 +264,8 @@ class SimplAdaptConfig(AdaptConfig):
 
 class SimplAdaptation(SkillAdaptation):
     """20 episodes with e ~ p(e), encode them, then fine-tune pi(z given s, e*) (equation 5)."""
+
+    config: SimplAdaptConfig
 
     def __init__(self, config: SimplAdaptConfig, context: StageContext) -> None:
         self._saved = load_tensors(context.inputs["meta_train"] / META_FILE)
@@ -295,6 +301,9 @@ class SimplAdaptation(SkillAdaptation):
         for learner in range(len(self.target_tasks)):
             packed = [self.pack(e) for e in episodes[learner * count : (learner + 1) * count]]
             self.task_embeddings[learner] = self._encode(self.target_tasks[learner], torch.cat(packed))
+            if self.config.replay_exploration:
+                for transitions in packed:
+                    self.learn_from(learner, transitions)
         self.explored = True
         return StageReport(rows, {"exploration_success": sum(row.success for row in rows) / len(rows)})
 
