@@ -478,6 +478,20 @@ def test_exploration_episodes_are_not_fine_tuned_on(inputs: dict[str, Path]) -> 
     assert stage.replay.added.tolist() == [transitions[task] for task in range(3)]
 
 
+def test_exploration_episodes_can_be_fine_tuned_on_before_the_first_episode(inputs: dict[str, Path]) -> None:
+    config = dataclasses.replace(ADAPT_CONFIG, replay_exploration=True, updates_per_episode=4, batch_size=1)
+    stage = make_adaptation(inputs, config)
+    explored = stage.advance().episodes
+    transitions = [sum(-(-row.length // 10) for row in explored if row.task == task) for task in range(3)]
+    assert stage.replay.added.tolist() == transitions
+    stored = stage.replay.rows[0, : transitions[0], : stage.fields.slices["states"].stop]
+    collected = torch.cat([episode.states for task, episode, _ in stage.collected if task == 0])
+    np.testing.assert_allclose(stored.numpy(), collected.numpy(), rtol=1e-6)
+    assert stage.advance().episodes == []  # 3 episodes bring 12 updates, and these come first
+    assert stage.updates.tolist() == [12, 12, 12]
+    assert {row.phase for row in stage.advance().episodes} == {"adapt"}
+
+
 def test_e_is_the_encoders_mean_over_all_exploration_transitions(inputs: dict[str, Path]) -> None:
     """As a plain Set Transformer computes it, and held from then on."""
     stage = make_adaptation(inputs)
