@@ -74,6 +74,8 @@ class AdaptConfig:
     """Adam, for the regularisation coefficient (released: 3e-4; SPiRL on the kitchen 3e-3)."""
     initial_coefficient: float = 0.05
     """alpha at the start, where it is not meta-trained (released SPiRL: 0.05; paper F.3: 0.01)."""
+    coefficient_only_grows: bool = True
+    """alpha is never lowered (released: on for SiMPL, off for SPiRL)."""
     target_kl: float = 1.0
     """Target divergence delta (paper: maze 1)."""
     kl_clip: float = 5.0
@@ -287,7 +289,8 @@ class SkillAdaptation(Stage):
     # -- the stack shrinks as learners finish --------------------------------------------------
 
     def make_coefficients(self, initial: Tensor) -> DualCoefficients:
-        return DualCoefficients(initial, self.config.coefficient_learning_rate)
+        config = self.config
+        return DualCoefficients(initial, config.coefficient_learning_rate, config.coefficient_only_grows)
 
     def _make_optimizers(self) -> None:
         rate = self.config.learning_rate

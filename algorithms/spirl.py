@@ -9,7 +9,7 @@ Stages: data -> skills -> adapt. The high-level policy starts at the skill prior
 
 Differences from paper and released code
 - The policy is the residual policy of SiMPL (E.1.3), as in the released SiMPL code, not SPiRL's copy of the prior.
-- alpha starts at 0.05 (released) where the paper says 0.01.
+- alpha starts at 0.05 on the maze and at 1 on the kitchen (released) where the paper says 0.01.
 - Target tasks are learned side by side in one stack of independent learners (see ``adaptation.py``).
 - Departures, all off in ``paper``, each a named field: ``n_step``, ``rewarded_fraction``, ``clip_targets``,
   ``updates_per_episode``, ``zero_initial_values``, ``standardise_states``, ``bf16``.
@@ -33,6 +33,10 @@ class SpirlAdaptConfig(AdaptConfig):
 
     exploration_episodes: int = 0
     """SPiRL has no task encoder: it learns from the first episode on."""
+    coefficient_only_grows: bool = False
+    """alpha is tuned both ways (released)."""
+    kl_clip: float = 10.0
+    """Clip of the KL in the TD target (released: maze and kitchen 10)."""
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     """The high-level policy and critics."""
 

@@ -47,6 +47,7 @@ def test_the_kitchens_paper_preset_is_the_released_code() -> None:
     spirl = resolved("spirl", "adapt")
     assert (spirl.target_kl, spirl.kl_clip, spirl.initial_coefficient) == (5.0, 10.0, 1.0)
     assert (spirl.coefficient_learning_rate, spirl.learning_rate) == (3e-3, 3e-4)
+    assert (adapt.coefficient_only_grows, spirl.coefficient_only_grows) == (True, False)
     assert (spirl.actor_critic.hidden_dim, spirl.actor_critic.hidden_layers) == (128, 5)
 
 
