@@ -157,13 +157,13 @@ KITCHEN_META: Values = {
 
 KITCHEN_META_QUICK: Values = {
     **KITCHEN_META,
-    "meta_train.epochs": 60,
+    "meta_train.epochs": 50,
     "meta_train.small_context_tasks": 2,
     "meta_train.large_context_tasks": 14,
     "meta_train.transitions_per_task": 128,
     "meta_train.large_context": 256,
     "meta_train.warm_up_transitions": 128,
-    "meta_train.transition_reuse": 128.0,
+    "meta_train.transition_reuse": 256.0,
     "meta_train.n_step": 10,
     "meta_train.target_rate": 0.01,
     "meta_train.clip_targets": True,
