@@ -88,6 +88,8 @@ class SimplMetaTrainConfig(MetaTrainConfig):
     """Adam, for every network (paper: 3e-4)."""
     coefficient_learning_rate: float = 3e-4
     """Adam, for every coefficient (released: 3e-4)."""
+    policy_coefficients_only_grow: bool = True
+    """alpha_1 and alpha_2 are never lowered (released); off: dual gradient both ways (paper, section 4.2)."""
     target_rate: float = 0.005
     """Smoothing of the target critics (released)."""
     encoder_hidden_dim: int = 128
@@ -136,7 +138,8 @@ class SimplLearner(MetaLearner):
         )
         rate = config.coefficient_learning_rate
         initial_policy = torch.tensor([config.small_initial_coefficient, config.large_initial_coefficient])
-        self.policy_coefficients = DualCoefficients(initial_policy, rate)  # [small, large]
+        only_grow = config.policy_coefficients_only_grow
+        self.policy_coefficients = DualCoefficients(initial_policy, rate, only_grow)  # [small, large]
         initial_encoder = torch.full((1 + task_count,), config.large_initial_encoder_coefficient)
         initial_encoder[0] = config.small_initial_encoder_coefficient
         self.encoder_coefficients = DualCoefficients(initial_encoder, rate)  # [small, task 0, task 1, ...]

@@ -37,6 +37,7 @@ def test_the_kitchens_paper_preset_is_the_released_code() -> None:
     assert (meta.transitions_per_task, meta.small_context, meta.large_context) == (256, 2, 1024)
     assert (meta.replay_capacity, meta.context_capacity, meta.warm_up_transitions) == (3000, 3000, 1024)
     assert (meta.small_target_kl, meta.large_target_kl, meta.kl_clip) == (0.1, 4.0, 6.0)
+    assert meta.policy_coefficients_only_grow
     assert (meta.small_initial_coefficient, meta.large_initial_coefficient) == (0.05, 0.03)
     assert (meta.small_encoder_target_kl, meta.large_encoder_target_kl) == (2.0, 10.0)
     assert (meta.small_initial_encoder_coefficient, meta.large_initial_encoder_coefficient) == (1e-3, 1e-4)
