@@ -174,7 +174,7 @@ KITCHEN_META_QUICK: Values = {
     "meta_train.policy_coefficients_only_grow": False,
     "meta_train.coefficient_learning_rate": 3e-3,
     "meta_train.small_initial_coefficient": 0.3,
-    "meta_train.large_initial_coefficient": 0.3,
+    "meta_train.large_initial_coefficient": 0.1,
     "meta_train.small_target_kl": 1.0,
     "meta_train.large_target_kl": 5.0,
     "meta_train.encoder_hidden_dim": 64,
