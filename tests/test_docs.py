@@ -9,15 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pandas as pd
 import pytest
 
 import algorithms.registry
 import envs.registry
+from envs.kitchen.readers import human_trajectories
 from tests.conftest import ROOT, Bench
 
 PAGES = ("README.md", "CONTRIBUTING.md")
 MAZE_PAGE = "envs/maze/README.md"
+KITCHEN_PAGE = "envs/kitchen/README.md"
+DATA_PAGE = "envs/kitchen/DATA.md"
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -66,21 +71,42 @@ def test_every_bench_command_runs_at_smoke_size(
             assert outcome.code == 0, f"{command}: {outcome.err}"
 
 
-def test_the_results_in_the_readme_are_those_of_the_summary() -> None:
+@pytest.mark.parametrize("env", ["maze", "kitchen"])
+def test_the_results_in_the_readme_are_those_of_the_summary(env: str) -> None:
     """Each score is the mean over the shipped seeds of one window; the last column is the mean wall time."""
     page = (ROOT / "README.md").read_text()
-    summary = pd.read_csv(ROOT / "results" / "summary.csv").query("env == 'maze' and preset == 'quick'")
-    windows = re.findall(r"\d+-\d+", next(line for line in page.splitlines() if line.startswith("| episodes ")))
+    (table,) = re.findall(rf"(\| `{env}`, episodes \|.*?)\n\n", page, flags=re.DOTALL)
+    summary = pd.read_csv(ROOT / "results" / "summary.csv").query(f"env == '{env}' and preset == 'quick'")
+    windows = re.findall(r"\d+-\d+", table.splitlines()[0])
     assert len(windows) == summary["window"].nunique()
     for algo, runs in summary.groupby("algo"):
         scores = runs.groupby("window")["mean_score"].mean()
         minutes = runs.groupby("seed")["seconds"].first().mean() / 60
         cells = [f"{scores[window]:.2f}" for window in windows] + [f"{minutes:.0f}"]
-        assert f"| `{algo}` | {' | '.join(cells)} |" in page
+        assert f"| `{algo}` | {' | '.join(cells)} |" in table
+
+
+def test_the_data_pages_commands_work_on_a_file_in_d4rls_layout(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import in full; the run as far as its plan, which reads the file."""
+    monkeypatch.chdir(tmp_path)
+    import_command, run_command = (shlex.split(command)[1:] for command in commands(DATA_PAGE))
+    human = human_trajectories()
+    with h5py.File(import_command[3], "w") as file:
+        file["observations"] = np.hstack([human.observations, np.zeros_like(human.observations)])
+        file["actions"] = human.actions
+        file["terminals"] = np.isin(np.arange(len(human.actions)), human.episode_ends - 1)
+    imported = bench(*import_command)
+    assert imported.code == 0, imported.err
+    assert Path("mixed.hdf5").exists()
+    planned = bench(*run_command, "--help")
+    assert planned.code == 0, planned.err
+    assert "data.checksum" in planned.out
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (*PAGES, MAZE_PAGE):
+    for page in (*PAGES, MAZE_PAGE, KITCHEN_PAGE, DATA_PAGE):
         for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
             assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 
