@@ -19,6 +19,9 @@ from bench.files import read_sealed_json, sha256_of_file, storage_errors, sync_f
 from bench.plan import PlannedStage
 from bench.versions import versions
 
+ARTEFACTS_FOLDER = "artefacts"
+"""Name of the store's folder among the runs."""
+
 MANIFEST = "manifest.json"
 FORMAT = 1
 _BUILD_FOLDER = "artefact"

@@ -215,10 +215,15 @@ ALGORITHM = Algorithm(
 )
 
 
+def make_toy_line(name: str) -> TaskDistribution:
+    """``TOY_LINE``, for registries and entry points."""
+    return TOY_LINE
+
+
 def register_toy() -> None:
     """Make ``toy`` and ``toy-line`` known to the registries of this process."""
     register_algorithm("toy", "tests.toy:ALGORITHM", "a test of the harness")
-    register_task_distribution("toy-line", lambda name: TOY_LINE, "a test of the harness")
+    register_task_distribution("toy-line", make_toy_line, "a test of the harness")
 
 
 if __name__ == "__main__":
