@@ -12,6 +12,8 @@ from bench.errors import UserError
 
 Command = Callable[[argparse.Namespace, tuple[Override, ...]], None]
 
+DEFAULT_OUT = Path("runs")
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are ``UserError``: one line, exit code 2."""
@@ -52,7 +54,7 @@ def add_machine_options(parser: Parser) -> None:
 
 
 def add_out(parser: Parser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="(default runs)")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="FOLDER", help="(default runs)")
 
 
 def integer(smallest: int) -> Callable[[str], int]:

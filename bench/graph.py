@@ -1,26 +1,37 @@
 """Many runs as one graph of stages: equal stages of different runs are one node, and what exists is known.
 
-A node is named like the artefact it makes. Each run ends in a ``report`` node, which gathers its rows, tables and picture
-from the artefacts of all its stages. Building the graph computes nothing.
+A node is named like the artefact it makes. Each run ends in a ``report`` node, which gathers its rows, tables and
+picture from the artefacts of all its stages. Building the graph computes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from bench.errors import StorageError
 from bench.files import canonical_json, read_json, sha256_of_text
 from bench.plan import PlannedStage, RunPlan, RunRequest
-from bench.store import ARTEFACTS_FOLDER, ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, RUN_FILE, ArtefactStore
 
 REPORT = "report"
 """Stage name of the node that ends each run."""
 
-EstimateSeconds = Callable[[RunPlan, PlannedStage], float | None]
-_REPORT_SECONDS = 1.0
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a node takes."""
+
+    seconds: float
+    """Wall time."""
+    on_gpu: bool = False
+    """Whether it was measured on a GPU."""
+
+
+Estimator = Callable[[RunPlan, PlannedStage], Estimate | None]
+_REPORT_ESTIMATE = Estimate(1.0)
 """What gathering a run's results takes, to its order of magnitude."""
 
 
@@ -42,8 +53,8 @@ class StageNode:
     """Names of all runs that need it."""
     exists: bool
     """Whether its artefact, or the run's results, are there already."""
-    estimate_seconds: float | None = None
-    """Wall time by stages like it that were measured, or None when there are none."""
+    estimate: Estimate | None = None
+    """What it takes, by stages like it that were measured; None when there are none."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class StageGraph:
     def missing(self) -> tuple[StageNode, ...]:
         """What has to be run, inputs first: nodes that do not exist and that an unfinished report needs."""
         needed: set[str] = set()
-        for node in reversed(self.nodes.values()):
+        for node in reversed(list(self.nodes.values())):
             wanted = node.stage == REPORT or any(name in needed for name in self.dependants[node.name])
             if wanted and not node.exists:
                 needed.add(node.name)
@@ -90,11 +101,8 @@ class StageGraph:
         return StageGraph(nodes, before)
 
 
-def merge_plans(
-    plans: Iterable[RunPlan], out: Path, estimate_seconds: EstimateSeconds = lambda plan, stage: None
-) -> StageGraph:
+def merge_plans(plans: Iterable[RunPlan], out: Path, estimator: Estimator = lambda plan, stage: None) -> StageGraph:
     """The graph of these runs, whose artefacts and results lie below ``out``."""
-    store = ArtefactStore(out / ARTEFACTS_FOLDER)
     chosen: dict[str, tuple[RunPlan, PlannedStage]] = {}
     runs: dict[str, list[str]] = {}
     reports: dict[str, RunPlan] = {}
@@ -107,26 +115,23 @@ def merge_plans(
         for stage in plan.stages:
             chosen.setdefault(stage.artefact_name, (plan, stage))
             runs.setdefault(stage.artefact_name, []).append(plan.run_name)
-    nodes = {
-        name: StageNode(
+    nodes = [
+        StageNode(
             name, stage.spec.name, stage.hash, tuple(stage.inputs.values()), plan.request, tuple(runs[name]),
-            store.is_finished(name), estimate_seconds(plan, stage),
+            exists=False, estimate=estimator(plan, stage),
         )
         for name, (plan, stage) in chosen.items()
-    }  # fmt: skip
-    for plan in reports.values():
-        node = report_node(plan, out)
-        nodes[node.name] = node
-    return StageGraph(nodes, before)
+    ] + [report_node(plan) for plan in reports.values()]  # fmt: skip
+    return look_for(StageGraph({node.name: node for node in nodes}, before), out)
 
 
-def report_node(plan: RunPlan, out: Path) -> StageNode:
+def report_node(plan: RunPlan) -> StageNode:
     """The node that gathers the results of a run."""
     inputs = tuple(stage.artefact_name for stage in plan.stages)
+    name = f"{REPORT}-{plan.run_name}"
     return StageNode(
-        f"{REPORT}-{plan.run_name}", REPORT, report_hash(plan), inputs, plan.request, (plan.run_name,),
-        _is_reported(out / plan.run_name, inputs), _REPORT_SECONDS,
-    )  # fmt: skip
+        name, REPORT, report_hash(plan), inputs, plan.request, (plan.run_name,), exists=False, estimate=_REPORT_ESTIMATE
+    )
 
 
 def report_hash(plan: RunPlan) -> str:
@@ -134,10 +139,23 @@ def report_hash(plan: RunPlan) -> str:
     return sha256_of_text(canonical_json([stage.hash for stage in plan.stages]))
 
 
+def look_for(graph: StageGraph, out: Path) -> StageGraph:
+    """The same graph with ``exists`` as it is below ``out`` now."""
+    store = ArtefactStore(out / ARTEFACTS_FOLDER)
+    nodes = {
+        node.name: replace(
+            node,
+            exists=_is_reported(out / node.runs[0], node.inputs)
+            if node.stage == REPORT
+            else store.is_finished(node.name),
+        )
+        for node in graph.nodes.values()
+    }
+    return StageGraph(nodes, graph.stages_before_merging)
+
+
 def _is_reported(folder: Path, artefacts: tuple[str, ...]) -> bool:
     """Whether the run's folder holds the results of just these artefacts."""
-    from bench.results import RUN_FILE
-
     try:
         record = read_json(folder / RUN_FILE)
         return bool(record["status"] == "done" and tuple(stage["artefact"] for stage in record["stages"]) == artefacts)

@@ -35,6 +35,15 @@ class RunRequest:
     """Offline data to learn from: a variant of the data source, or a file or folder; None is what the preset builds."""
 
 
+def request_from_json(content: Mapping[str, Any]) -> RunRequest:
+    """A ``RunRequest`` from what ``dataclasses.asdict`` made of it. Raises ``KeyError`` or ``TypeError``."""
+    values = dict(content)
+    tasks = values["target_tasks"]
+    values["target_tasks"] = None if tasks is None else tuple(tasks)
+    values["overrides"] = tuple(Override(override["name"], override["text"]) for override in values["overrides"])
+    return RunRequest(**values)
+
+
 @dataclass(frozen=True)
 class PlannedStage:
     """One stage with everything that determines its result."""

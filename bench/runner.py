@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from algorithms.stage import Stage, StageContext
-from bench.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from bench.checkpoint import load_checkpoint, save_checkpoint
+from bench.checkpoint_info import CheckpointInfo
 from bench.errors import InterruptedRunError, StageFailedError, StorageError, UserError
 from bench.files import disk_is_full, is_full_disk_error, storage_errors, write_sealed_json
 from bench.locks import LockHeldError, lock_file

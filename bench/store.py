@@ -21,6 +21,8 @@ from bench.versions import versions
 
 ARTEFACTS_FOLDER = "artefacts"
 """Name of the store's folder among the runs."""
+RUN_FILE = "run.json"
+"""What each run's own folder holds: what was run, and from which artefacts."""
 
 MANIFEST = "manifest.json"
 FORMAT = 1

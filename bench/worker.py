@@ -10,12 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bench.config import Override
 from bench.errors import InterruptedRunError, StageFailedError, StorageError, UserError
 from bench.files import read_json, read_sealed_json
 from bench.graph import REPORT, report_hash
 from bench.node_records import DONE, FAILED, INTERRUPTED, end_record, start_record, sweep_folder
-from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
+from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run, request_from_json
 from bench.progress import Reporter, make_reporter
 from bench.run import RunOptions, execute_run, prepare_torch
 from bench.runner import FAILURE, StageRunner
@@ -48,15 +47,6 @@ class NodeRequest:
             return cls(content["sweep"], content["node"], content["hash"], request_from_json(content["request"]))
         except (KeyError, TypeError) as error:
             raise UserError(f"not a node of a sweep, or of another version: {type(error).__name__} {error}") from error
-
-
-def request_from_json(content: Mapping[str, Any]) -> RunRequest:
-    """A ``RunRequest`` from what ``dataclasses.asdict`` made of it. Raises ``KeyError`` or ``TypeError``."""
-    values = dict(content)
-    tasks = values["target_tasks"]
-    values["target_tasks"] = None if tasks is None else tuple(tasks)
-    values["overrides"] = tuple(Override(override["name"], override["text"]) for override in values["overrides"])
-    return RunRequest(**values)
 
 
 def read_node_request(path: Path) -> NodeRequest:

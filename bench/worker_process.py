@@ -1,9 +1,9 @@
 """A long-lived worker process: takes nodes one after the other, so that torch is loaded once and not for each.
 
 Its parent writes one node request per line on standard input, as JSON, and reads lines of JSON from standard output:
-``{"node": ..., "done": ..., "total": ..., "unit": ...}`` while a stage runs and ``{"node": ..., "code": ...}`` at its end.
-Everything printed goes to standard error. When standard input closes, because the parent is done or dead, or on SIGTERM,
-the stage under way is saved and the process ends.
+``{"node": ..., "done": ..., "total": ..., "unit": ...}`` while a stage runs, ``{"node": ..., "code": ...}`` at its
+end. Everything printed goes to standard error. When standard input closes, because the parent is done or dead, or on
+SIGTERM, the stage under way is saved and the process ends.
 """
 
 from __future__ import annotations
