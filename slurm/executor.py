@@ -177,8 +177,11 @@ class _Submitter:
         depends_on = {self.array_of[name] for name in planned.inputs if name in self.array_of}
         if self.max_parallel is not None:
             depends_on.update(self.before)
-        executor = make_executor(self.submission.folder, array.name, planned.resources, self.profile.setup,
-                                 sorted(depends_on, key=int), self.max_parallel)  # fmt: skip
+        parallel_jobs = self.max_parallel or len(packs)
+        chain = sorted(depends_on, key=int)
+        executor = make_executor(
+            self.submission.folder, array.name, planned.resources, self.profile.setup, chain, parallel_jobs
+        )
         jobs = [self._pack(array.name, planned.resources, pack) for pack in planned.packs]
         job_id = _sbatch(executor, jobs, f"stage {planned.stage} with profile {self.profile.name}")
         self.submission = self.submission.with_array(replace(array, job_id=job_id))
@@ -213,7 +216,7 @@ def make_executor(
     resources: Resources,
     setup: tuple[str, ...],
     depends_on: list[str],
-    max_parallel: int | None,
+    parallel_jobs: int,
 ) -> SlurmExecutor:
     """submitit's executor for one array of the submission in ``folder``, whose jobs run the code of its snapshot."""
     executor = SlurmExecutor(folder / LOGS, python=f"{_SHIELD} {shlex.quote(sys.executable)}")
@@ -225,7 +228,7 @@ def make_executor(
         "constraint": resources.constraint,
         "gpus_per_node": resources.gpus or None,
         "dependency": f"afterany:{':'.join(depends_on)}" if depends_on else None,
-        "array_parallelism": max_parallel,
+        "array_parallelism": parallel_jobs,
     }
     executor.update_parameters(
         job_name=name,
