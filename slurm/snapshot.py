@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import storage_errors
+from bench.versions import COMMIT_FILE, git_commit
 
 PACKAGES = ("bench", "algorithms", "envs", "slurm")
 _SKIPPED = frozenset({"__pycache__"})
@@ -29,6 +30,9 @@ def snapshot_code(destination: Path, source: Path | None = None) -> None:
             target = destination / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / relative, target)
+        commit = git_commit(root)
+        if commit is not None:
+            (destination / COMMIT_FILE).write_text(f"{commit}\n")
 
 
 def _files(root: Path) -> Iterator[Path]:
