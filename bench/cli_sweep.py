@@ -21,7 +21,9 @@ HIDDEN = frozenset({"stage"})
 def add_sweep_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the commands of sweeps to ``bench``."""
     _add_sweep(commands)
+    _add_status(commands)
     _add_retry(commands)
+    _add_cancel(commands)
     _add_stage(commands)
 
 
@@ -36,6 +38,22 @@ def _add_sweep(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the graph and what it takes; run nothing")
     _add_executor(parser, default="local")
     add_machine_options(parser)
+
+
+def _add_status(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(commands, "status", "Show how far sweeps have come, from any shell.", _status)
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="name of a sweep below --out (default: a line each)")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--watch", action="store_true", help="again and again, until nothing moves any more")
+    shown.add_argument("--failed", action="store_true", help="the tracebacks of what failed")
+    shown.add_argument("--json", action="store_true", help="print JSON")
+    add_out(parser)
+
+
+def _add_cancel(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(commands, "cancel", "Stop a sweep; what runs is saved, and retry goes on from there.", _cancel)
+    parser.add_argument("sweep", metavar="SWEEP", help="name of a sweep below --out (bench status)")
+    add_out(parser)
 
 
 def _add_retry(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -110,6 +128,21 @@ def _retry(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None
         options.wait,
     )
     retry_sweep(ledger, sweep_options)
+
+
+def _status(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.status import print_status
+
+    if options.sweep is None and (options.watch or options.failed):
+        raise UserError("bench status needs a SWEEP for --watch and --failed")
+    print_status(options.out, options.sweep, failed=options.failed, as_json=options.json, watch=options.watch)
+
+
+def _cancel(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
+    from bench.ledger import read_ledger
+    from bench.sweep import cancel_sweep
+
+    cancel_sweep(read_ledger(options.out, options.sweep), options.out)
 
 
 def _stage(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:

@@ -65,6 +65,11 @@ class StageGraph:
     stages_before_merging: int = 0
     """Stages of all runs together, reports left out: how many there would be if nothing were shared."""
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Names of all runs."""
+        return tuple(node.runs[0] for node in self.nodes.values() if node.stage == REPORT)
+
     @cached_property
     def dependants(self) -> Mapping[str, tuple[str, ...]]:
         """For each node, the nodes that read it."""

@@ -18,6 +18,10 @@ from bench.plan import request_from_json
 
 FORMAT = 1
 LEDGER = "sweep.json"
+LOCK = ".lock"
+"""Beside the ledger: held by the process that runs the sweep on its machine."""
+LOCAL, SLURM = "local", "slurm"
+"""Executors."""
 
 
 @dataclass(frozen=True)

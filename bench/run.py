@@ -22,13 +22,12 @@ from bench.results import RUN_COLUMNS, target_rows, total_seconds, window_scores
 from bench.rows import EPISODES_TABLE, STAGE_COLUMNS, read_log, write_table
 from bench.runner import FAILURE, StageOutcome, StageRunner
 from bench.signals import StopRequest, stop_on_signals
-from bench.store import ARTEFACTS_FOLDER, RUN_FILE, ArtefactStore, Machine
+from bench.store import ARTEFACTS_FOLDER, RUN_FILE, RUN_LOCK, ArtefactStore, Machine
 from bench.versions import versions
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 CURVE_FILE = "curve.png"
-RUN_LOCK = ".lock"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ ARTEFACTS_FOLDER = "artefacts"
 """Name of the store's folder among the runs."""
 RUN_FILE = "run.json"
 """What each run's own folder holds: what was run, and from which artefacts."""
+RUN_LOCK = ".lock"
+"""In each run's own folder: locked by the process that is at work on the run."""
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import shlex
+import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +18,9 @@ from bench.cli_parser import DEFAULT_OUT
 from bench.errors import InterruptedRunError, StageFailedError, UserError, nearest_name
 from bench.estimates import StageTimes
 from bench.graph import REPORT, StageGraph, StageNode, merge_plans
-from bench.ledger import Ledger
+from bench.ledger import LOCAL, LOCK, SLURM, Ledger
 from bench.local_executor import default_parallel, run_locally
-from bench.locks import LockHeldError, lock_file
+from bench.locks import LockHeldError, lock_file, lock_process
 from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair, why_impossible
 from bench.node_records import sweep_folder
 from bench.plan import RunPlan, RunRequest, plan_run
@@ -27,10 +30,6 @@ from bench.sweep_file import SweepSpec, load_sweep
 from bench.sweep_view import make_view
 from bench.tables import print_table
 from envs.registry import task_distribution_names
-
-LOCAL, SLURM = "local", "slurm"
-LOCK = ".lock"
-"""In the sweep's folder: held by the process that runs the sweep on its machine."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,8 @@ def _selected(ledger: Ledger, only: str | None) -> StageGraph:
         return ledger.graph
     graph = ledger.graph.select(lambda run: fnmatch.fnmatchcase(run, only))
     if not graph.nodes:
-        runs = sorted({run for node in ledger.graph.nodes.values() for run in node.runs})
-        near = nearest_name(only, runs)
-        raise UserError(f"--only {only}: no run of {ledger.sweep} is called so; one is {near or runs[0]}")
+        near = nearest_name(only, ledger.graph.runs) or ledger.graph.runs[0]
+        raise UserError(f"--only {only}: no run of {ledger.sweep} is called so; one is {near}")
     return graph
 
 
@@ -178,6 +176,24 @@ def _command(name: str, ledger: Ledger, options: SweepOptions) -> str:
     return f"bench {name} {ledger.sweep}" + ("" if out == DEFAULT_OUT else f" --out {shlex.quote(str(out))}")
 
 
+def cancel_sweep(ledger: Ledger, out: Path) -> None:
+    """``bench cancel``: stop what runs, saved, and take the rest from the queue. Raises ``UserError``."""
+    if ledger.executor == SLURM:
+        from slurm import executor
+
+        print("\n".join(executor.cancel(ledger.sweep, out)) or "nothing is queued or running")
+        return
+    process = lock_process(sweep_folder(out, ledger.sweep) / LOCK)
+    if process is None:
+        print("nothing is running")
+        return
+    pid, host = process
+    if host != socket.gethostname():
+        raise UserError(f"{ledger.sweep} runs on {host}; run bench cancel there")
+    os.kill(pid, signal.SIGTERM)
+    print(f"asked pid {pid} to save and stop")
+
+
 @contextmanager
 def _sweep_lock(ledger: Ledger, out: Path) -> Iterator[None]:
     try:
@@ -209,6 +225,11 @@ def print_graph(ledger: Ledger, graph: StageGraph, options: SweepOptions) -> Non
         counts = Counter(node.stage for node in level)
         print(f"level {index}: " + ", ".join(f"{kind} array of {count}" for kind, count in counts.items()))
     print(_cost_text(missing, options.run.threads))
+    if options.executor == SLURM:
+        from slurm import executor
+
+        for line in executor.describe(graph, options.profile):
+            print(line)
 
 
 def _counts_text(graph: StageGraph) -> str:
