@@ -42,6 +42,12 @@ _PATIENCE_SECONDS = 600.0
 _SHIELD = """sh -c 'trap "" TERM USR2; exec "$0" "$@"'"""
 
 
+def check(profile: str | None) -> None:
+    """See that something can be submitted with this profile from here. Raises ``UserError`` and its kinds."""
+    load_profile(profile or DEFAULT)
+    check_cluster()
+
+
 def describe(graph: StageGraph, profile: str | None) -> list[str]:
     """What ``submit`` would submit if nothing is in the queue, a line per array. Raises ``UserError``."""
     chosen = load_profile(profile or DEFAULT)

@@ -77,6 +77,15 @@ def _job_id() -> str:
     return os.environ["SLURM_JOB_ID"] if array is None else f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
 
 
+def _may_go_on(shown: str) -> bool:
+    """Whether a job, by what ``scontrol`` shows, was told to stop but not cancelled.
+
+    Cancelled jobs and those at their time limit both show ``COMPLETING``; the reason tells them apart.
+    """
+    fields = dict(re.findall(r"(\w+)=(\S*)", shown))
+    return fields.get("JobState") == "RUNNING" or fields.get("Reason") == "TimeLimit"
+
+
 def _put_back(max_restarts: int) -> int:
     """Requeue this job unless it was cancelled; returns the exit code to end with."""
     job_id = os.environ["SLURM_JOB_ID"]
@@ -86,10 +95,8 @@ def _put_back(max_restarts: int) -> int:
         return 1
     for _ in range(_REQUEUE_ATTEMPTS):
         try:
-            shown = call(["scontrol", "-o", "show", "job", job_id])
-            state = "".join(re.findall(r"JobState=(\w+)", shown))
-            if state == "CANCELLED":
-                print(f"job {job_id} was cancelled: not requeued", file=sys.stderr)
+            if not _may_go_on(call(["scontrol", "-o", "show", "job", job_id])):
+                print(f"job {job_id} is saved, was cancelled and is not requeued", file=sys.stderr)
                 return 1
             call(["scontrol", "requeue", job_id])
         except SlurmError as error:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,11 @@ class MiniSlurm:
             lambda: not subprocess.run(queue, env=environment, capture_output=True, timeout=60, check=True).stdout,
             60, "an empty queue",
         )  # fmt: skip
+
+    def open_queue(self, is_open: bool) -> None:
+        """Whether jobs start; submitting works in any case."""
+        state = "up" if is_open else "down"
+        subprocess.run(["scontrol", "update", "partitionname=main", f"state={state}"], timeout=60, check=True)
 
     def kill_controller(self) -> None:
         """As a crash would: no state is saved."""
@@ -221,3 +226,14 @@ def assert_same_artefacts(first: Path, second: Path, names: Iterable[str]) -> No
                 pd.testing.assert_frame_equal(*map(without_seconds, paths))
             else:
                 assert checksum == manifests[1]["files"][file], f"{name}/{file}"
+
+
+def write_toy_sweep(folder: Path, name: str = "toys", seeds: Sequence[int] = (0, 1), **fields: object) -> Path:
+    """A sweep file of the toy at ``smoke``; ``fit__updates=3`` overrides ``fit.updates``."""
+    overrides = ", ".join(f'"{field.replace("__", ".")}" = {json.dumps(value)}' for field, value in fields.items())
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'name = "{name}"\ntitle = "toys"\n[[presets.smoke]]\nalgorithms = ["toy"]\nenvs = ["toy-line"]\n'
+        f"seeds = {list(seeds)}\noverrides = {{ {overrides} }}\n"
+    )
+    return path
