@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,22 @@ class SweepStatus:
         counted = Counter(node.state for node in self.nodes.values())
         return {state: counted[state] for state in STATES if counted[state]}
 
+    @cached_property
+    def stages_by_run(self) -> Mapping[str, Mapping[str, str]]:
+        """Run -> stage -> state."""
+        found: dict[str, dict[str, str]] = {run: {} for run in self.ledger.graph.runs}
+        for node in self.ledger.graph.nodes.values():
+            for run in node.runs:
+                found[run][node.stage] = self.nodes[node.name].state
+        return found
+
     def run_state(self, run: str) -> str:
         """State of a run: that of its worst stage, ``done`` when its results are there."""
-        states = {self.nodes[node.name].state for node in self.ledger.graph.nodes.values() if run in node.runs}
-        if self.nodes[f"{REPORT}-{run}"].state == DONE:
+        stages = self.stages_by_run[run]
+        if stages[REPORT] == DONE:
             return DONE
         worst = (FAILED, CANCELLED, STOPPED, INTERRUPTED, PREEMPTED, RUNNING)
-        return next((state for state in worst if state in states), PENDING)
+        return next((state for state in worst if state in stages.values()), PENDING)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for programs."""
@@ -229,7 +239,7 @@ def _tables(status: SweepStatus) -> list[Table | str]:
     stages = list(dict.fromkeys(node.stage for node in ledger.graph.nodes.values() if node.stage != REPORT))
     for column in ("run", "state", *stages):
         runs.add_column(column, overflow="fold")
-    by_run = _stages_by_run(status)
+    by_run = status.stages_by_run
     shown = list(by_run)[:_SHOWN_NODES]
     for run in shown:
         runs.add_row(run, status.run_state(run), *(by_run[run].get(stage, "") for stage in stages))
@@ -246,15 +256,6 @@ def _tables(status: SweepStatus) -> list[Table | str]:
             table.add_row(*(cell.replace("[", "\\[") for cell in cells))
         parts.append(table)
     return parts
-
-
-def _stages_by_run(status: SweepStatus) -> dict[str, dict[str, str]]:
-    """Run -> stage -> state."""
-    found: dict[str, dict[str, str]] = {run: {} for run in status.ledger.graph.runs}
-    for node in status.ledger.graph.nodes.values():
-        for run in node.runs:
-            found[run][node.stage] = status.nodes[node.name].state
-    return found
 
 
 def _print_failed(status: SweepStatus) -> None:

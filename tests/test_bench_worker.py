@@ -155,5 +155,5 @@ def test_a_damaged_or_foreign_record_is_refused_with_its_reason(graph: StageGrap
 def test_json_of_another_version_is_refused() -> None:
     content = NodeRequest("s", "n", "h", REQUEST).to_json()
     content["request"]["flavour"] = "sweet"
-    with pytest.raises(UserError, match="of another version: TypeError .*flavour"):
+    with pytest.raises(UserError, match=r"of another version: TypeError .*flavour"):
         NodeRequest.from_json(content)
