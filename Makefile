@@ -16,6 +16,7 @@ SLURM_ACCOUNTING_PACKAGES := slurmdbd mariadb-server
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 APT_INSTALL := $(SUDO) apt-get update -qq && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+have = (PATH="$$PATH:/usr/sbin"; for program in $(1); do command -v $$program >/dev/null || exit 1; done)
 
 .PHONY: help install run test test-slow test-slurm test-slurm-slow benchmark lint format
 
@@ -46,11 +47,11 @@ test-slow: install
 	$(BIN)/python -m pytest -m "slow and not slurm"
 
 test-slurm: install
-	PATH="$$PATH:/usr/sbin" command -v slurmctld slurmd munged sbatch >/dev/null || { $(APT_INSTALL) $(SLURM_PACKAGES); }
+	$(call have,slurmctld slurmd sbatch munged) || { $(APT_INSTALL) $(SLURM_PACKAGES); }
 	$(BIN)/python -m pytest -m "slurm and not slow"
 
 test-slurm-slow: install
-	PATH="$$PATH:/usr/sbin" command -v slurmctld slurmd munged sbatch slurmdbd mariadbd >/dev/null || \
+	$(call have,slurmctld slurmd sbatch munged slurmdbd mariadbd) || \
 		{ $(APT_INSTALL) $(SLURM_PACKAGES) $(SLURM_ACCOUNTING_PACKAGES); }
 	$(BIN)/python -m pytest -m "slurm and slow"
 

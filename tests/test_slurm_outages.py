@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,8 +90,9 @@ def accounting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mini
 
 @pytest.mark.slow
 def test_with_accounting_sacct_gives_the_states_and_an_unknown_account_is_refused(
-    accounting: MiniSlurm, bench: Bench, tmp_path: Path
+    accounting: MiniSlurm, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = os.environ["PATH"]
     sweep = write_toy_sweep(tmp_path, seeds=[0])
     asked = ("sweep", sweep, "--preset", "smoke", "--out", tmp_path / "out", "--executor", "slurm", "--profile")
     refused = bench(*asked, write_profile(tmp_path, account="nobody"))
@@ -98,9 +100,14 @@ def test_with_accounting_sacct_gives_the_states_and_an_unknown_account_is_refuse
     assert bench(*asked, write_profile(tmp_path, account="lab"), "--wait").code == 0
     folder = sweep_folder(tmp_path / "out", "toys-smoke")
     arrays = {job.array.name: job.array for job in node_jobs(folder).values()}
+    only_sacct = tmp_path / "bin"
+    only_sacct.mkdir()
+    (only_sacct / "sacct").symlink_to(shutil.which("sacct") or "")
+    monkeypatch.setenv("PATH", str(only_sacct))
     wait_until(
         lambda: {state.word for state in job_states(arrays.values()).values()} == {"COMPLETED"}, 30, "all completed"
     )
+    monkeypatch.setenv("PATH", path)
     assert set(node_states(folder).values()) == {"done"}
 
 
