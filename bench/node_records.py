@@ -98,7 +98,8 @@ def write_record(folder: Path, record: NodeRecord) -> None:
     path = record_path(folder, record.node)
     with storage_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_sealed_json(path, {"format": FORMAT, **asdict(record)})
+        # Not synced: that takes longer than many a stage, and what a crash of the machine may lose is no result.
+        write_sealed_json(path, {"format": FORMAT, **asdict(record)}, sync=False)
 
 
 def now() -> str:

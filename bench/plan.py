@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from algorithms.stage import Algorithm, StageSpec
@@ -56,7 +57,7 @@ class PlannedStage:
     inputs: Mapping[str, str]
     """Input stage -> name of its artefact."""
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the key, hexadecimal."""
         return sha256_of_text(canonical_json(dict(self.key)))

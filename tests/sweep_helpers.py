@@ -19,17 +19,21 @@ from tests.conftest import ROOT
 _ENTRY_POINTS = """
 [simpl_bench.algorithms]
 toy = tests.toy:ALGORITHM
+{more}
 [simpl_bench.task_distributions]
 toy-line = tests.toy:make_toy_line
 """
 
 
-def toy_environment(folder: Path) -> dict[str, str]:
-    """Environment variables with which any Python process knows the toy, as it would know an installed plug-in."""
+def toy_environment(folder: Path, more: str = "") -> dict[str, str]:
+    """Environment variables with which any Python process knows the toy, as it would know an installed plug-in.
+
+    ``more``: another algorithm, ``name = module:ATTRIBUTE``.
+    """
     info = folder / "toy_plugin-0.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-plugin\nVersion: 0\n")
-    (info / "entry_points.txt").write_text(_ENTRY_POINTS)
+    (info / "entry_points.txt").write_text(_ENTRY_POINTS.format(more=more))
     return {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
 
 
