@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from bench.errors import UserError
 from bench.plan import RunRequest
 from bench.sweep import plan_runs
 from bench.sweep_file import load_sweep, parse_sweep, shipped_sweeps
+from tests.conftest import ROOT
 
 GOOD = """
 name = "mine"
@@ -87,6 +89,12 @@ def test_shipped_sweeps_plan_whatever_is_registered(name: str, preset: str) -> N
     for line in left_out:
         assert "is not registered" in line, line
     assert all(plan.request.algo in algorithm_names() for plan in plans)
+
+
+def test_the_sweep_file_on_the_page_can_be_planned() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "slurm" / "README.md").read_text(), flags=re.DOTALL)
+    plans, left_out = plan_runs(parse_sweep(text, "slurm/README.md").requests("quick"))
+    assert (len(plans), left_out) == (7, ())
 
 
 def test_what_is_not_registered_is_left_out_and_said_once() -> None:
