@@ -180,6 +180,23 @@ def test_cancel_from_another_shell_saves_and_retry_goes_on(
     assert re.search(r"fit: resumed at \d+ of 40 updates", log)
 
 
+def test_ctrl_c_twice_does_not_wait(tmp_path: Path, environment: dict[str, str]) -> None:
+    out = tmp_path / "sweep"
+    file = sweep_file(tmp_path, row(fit__pause_seconds=100.0))
+    process = start_sweep(file, out, environment, "--max-parallel", 1)
+    wait_for(lambda: any(name.startswith("fit-") for name in records(out)))
+    (fit,) = (record for record in records(out).values() if record.status == "running")
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    code, said, err = finish(process)
+    assert code == 130
+    assert "stopping: waiting until the stages under way are saved" in said
+    assert err == "bench: stopped at once; running again goes on from the last checkpoint\n"
+    wait_for(lambda: not Path(f"/proc/{fit.pid}").exists(), seconds=10)
+
+
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path, environment: dict[str, str], bench: Bench) -> None:
     """Here: a plug-in that this process knows and its workers cannot import."""
     out = tmp_path / "sweep"
