@@ -75,7 +75,7 @@ def _add_executor(parser: Parser, default: str | None) -> None:
         metavar="N",
         help="stages at a time (default: as many as the CPUs or GPUs fit)",
     )
-    parser.add_argument("--only", metavar="GLOB", help="only runs with such a name, for example 'simpl-*'")
+    parser.add_argument("--only", metavar="GLOB", help="only runs with such a name, for example 'ALGO-*'")
     parser.add_argument("--wait", action="store_true", help="with --executor slurm: return when all of it has ended")
 
 
