@@ -16,7 +16,7 @@ import pytest
 
 from bench.graph import merge_plans
 from bench.node_records import sweep_folder
-from bench.run import RunOptions
+from bench.run import RunOptions, execute_run
 from slurm import executor
 from slurm.ledger import read_submissions
 from slurm.states import job_states, node_jobs, node_states
@@ -24,6 +24,7 @@ from tests.conftest import Bench
 from tests.slurm_helpers import (
     ROOT,
     MiniSlurm,
+    assert_same_artefacts,
     install_toy,
     running_slurm,
     toy_plan,
@@ -79,6 +80,21 @@ def test_a_submission_killed_at_any_moment_is_completed_by_the_next(
     assert sorted(queued) == sorted(names)
     executor.cancel("toys-smoke", tmp_path / "out")
     slurm.open_queue(True)
+
+
+@pytest.mark.slow
+def test_a_job_at_its_time_limit_goes_on_and_ends_the_same(slurm: MiniSlurm, tmp_path: Path) -> None:
+    plan = toy_plan(fit__updates=300, fit__pause_seconds=0.25)
+    options = RunOptions(tmp_path / "cluster")
+    # Seventy-five seconds of work, a limit of sixty.
+    profile = write_profile(tmp_path, minutes=1, signal_seconds=20)
+    executor.submit(merge_plans([plan], options.out), "long", options, profile, None)
+    executor.wait("long", options.out)
+    folder = sweep_folder(options.out, "long")
+    assert set(node_states(folder).values()) == {"done"}
+    assert attempts(folder)[plan.stages[1].artefact_name] > 1
+    execute_run(plan.request, RunOptions(tmp_path / "undisturbed"))
+    assert_same_artefacts(tmp_path / "undisturbed", options.out, [stage.artefact_name for stage in plan.stages])
 
 
 @pytest.fixture
