@@ -10,12 +10,21 @@ STAMP := $(VENV)/.installed
 # of its episodes: enough to see the ten unseen goals solved.
 MAIN_JOB := --algo simpl --env maze --preset quick --meta_train.epochs 60 --adapt.episodes 100
 
-.PHONY: help install run test test-slow benchmark lint format
+# What the tests on a real Slurm need, as Debian packages; the second line is for accounting (slow tests).
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge
+SLURM_ACCOUNTING_PACKAGES := slurmdbd mariadb-server
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+APT_INSTALL := $(SUDO) apt-get update -qq && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+have = (PATH="$$PATH:/usr/sbin"; for program in $(1); do command -v $$program >/dev/null || exit 1; done)
+
+.PHONY: help install run test test-slow test-slurm test-slurm-slow benchmark lint format
 
 help:
 	@echo "make run        run the main job: bench run $(MAIN_JOB)"
 	@echo "make test       run the tests (minutes); make test-slow runs the slow ones"
-	@echo "make benchmark  measures speed on maze and kitchen (on a quiet machine)"
+	@echo "make test-slurm runs the tests on a real Slurm of four nodes on this machine, installing Slurm where it is missing"
+	@echo "make benchmark  measures speed on maze and kitchen, and what a sweep costs (on a quiet machine)"
 	@echo "make lint       check style and types; make format applies the style"
 	@echo "make install    make $(VENV) once; PYTHON=... chooses the interpreter"
 
@@ -35,11 +44,21 @@ test: install
 	$(BIN)/python -m pytest -m "not slow and not slurm"
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not slurm"
+
+test-slurm: install
+	$(call have,slurmctld slurmd sbatch munged) || { $(APT_INSTALL) $(SLURM_PACKAGES); }
+	$(BIN)/python -m pytest -m "slurm and not slow"
+
+test-slurm-slow: install
+	$(call have,slurmctld slurmd sbatch munged slurmdbd mariadbd) || \
+		{ $(APT_INSTALL) $(SLURM_PACKAGES) $(SLURM_ACCOUNTING_PACKAGES); }
+	$(BIN)/python -m pytest -m "slurm and slow"
 
 benchmark: install
 	$(BIN)/python -m tests.benchmarks.maze
 	$(BIN)/python -m tests.benchmarks.kitchen
+	$(BIN)/python -m tests.benchmarks.sweep
 
 lint: install
 	$(BIN)/ruff check .

@@ -11,42 +11,18 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from bench.checkpoint_info import POINTER, CheckpointInfo, read_checkpoint_info, remedy
 from bench.errors import StorageError
 from bench.files import read_sealed_json, sha256_of_file, storage_errors, sync_file, write_sealed_json
 
-POINTER = "checkpoint.json"
-FORMAT = 1
 _SLOTS = ("state-a.pt", "state-b.pt")
 _PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointInfo:
-    """Everything of a checkpoint but the state."""
-
-    format: int = FORMAT
-    stage_hash: str
-    state_file: str = ""
-    state_sha256: str = ""
-    episodes_bytes: int
-    """Length of ``episodes.jsonl`` when the state was taken: what is beyond is of a later, lost moment."""
-    metrics_bytes: int
-    """The same for ``metrics.jsonl``."""
-    seconds: float
-    """Wall time the stage has taken up to this state, over all attempts."""
-    device: str
-    threads: int
-    torch_version: str
-    done: int
-    total: int
-    unit: str
-    """Progress: ``done`` of ``total`` ``unit``."""
 
 
 class _HashingWriter:
@@ -124,22 +100,8 @@ def save_checkpoint(folder: Path, info: CheckpointInfo, state: Mapping[str, Any]
 def _state_file_in_use(folder: Path) -> str | None:
     if not (folder / POINTER).exists():
         return None
-    name: str = read_sealed_json(folder / POINTER, _remedy(folder))["state_file"]
+    name: str = read_sealed_json(folder / POINTER, remedy(folder))["state_file"]
     return name
-
-
-def read_checkpoint_info(folder: Path) -> CheckpointInfo | None:
-    """What the checkpoint in ``folder`` says of itself, or None when there is none.
-
-    Raises ``StorageError`` when it is damaged or of another format.
-    """
-    path = folder / POINTER
-    if not path.exists():
-        return None
-    content = read_sealed_json(path, _remedy(folder))
-    if content.get("format") != FORMAT:
-        raise StorageError(f"{path} has format {content.get('format')}, expected {FORMAT}; {_remedy(folder)}")
-    return CheckpointInfo(**content)
 
 
 def load_checkpoint(folder: Path, stage_hash: str) -> tuple[CheckpointInfo, dict[str, Any]] | None:
@@ -151,17 +113,13 @@ def load_checkpoint(folder: Path, stage_hash: str) -> tuple[CheckpointInfo, dict
     if info is None:
         return None
     if info.stage_hash != stage_hash:
-        raise StorageError(f"{folder / POINTER} belongs to another stage; {_remedy(folder)}")
+        raise StorageError(f"{folder / POINTER} belongs to another stage; {remedy(folder)}")
     path = folder / info.state_file
     with storage_errors(f"read the checkpoint {path}"):
         if sha256_of_file(path) != info.state_sha256:
-            raise StorageError(f"{path} is truncated or was altered (its checksum does not match); {_remedy(folder)}")
+            raise StorageError(f"{path} is truncated or was altered (its checksum does not match); {remedy(folder)}")
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            raise StorageError(f"{path} holds more than tensors, numbers and text; {_remedy(folder)}") from error
+            raise StorageError(f"{path} holds more than tensors, numbers and text; {remedy(folder)}") from error
     return info, state
-
-
-def _remedy(folder: Path) -> str:
-    return f"delete the folder {folder} to start this stage again"

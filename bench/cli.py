@@ -5,23 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from bench.cli_parser import Command, Parser, add_command, add_machine_options, add_out, indices, integer
+from bench.cli_sweep import HIDDEN, add_sweep_commands
 from bench.config import Override, split_overrides
 from bench.errors import UserError, nearest_name
 from bench.process import restart_with_environment
 
-Command = Callable[[argparse.Namespace, tuple[Override, ...]], None]
 _RUN_EXAMPLE = "bench run --algo ALGO --env ENV --help lists every field of the configuration and its value."
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ``UserError``: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,13 +49,13 @@ def run_command(argv: Sequence[str], may_restart: bool = False) -> None:
     command(options, overrides)
 
 
-def _make_parser() -> _Parser:
-    parser = _Parser(
+def _make_parser() -> Parser:
+    parser = Parser(
         prog="bench", allow_abbrev=False, description="Benchmark of skill-based meta-reinforcement learning."
     )
     parser.add_argument("--version", action="version", version=f"simpl-bench {_version()}")
     parser.set_defaults(parser=parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     _add_run(commands)
     _add_list(commands)
     _add_show(commands)
@@ -71,29 +64,12 @@ def _make_parser() -> _Parser:
     _add_summary(commands)
     _add_plot(commands)
     _add_export(commands)
+    add_sweep_commands(commands)
     return parser
 
 
-def _add_command(
-    commands: argparse._SubParsersAction[_Parser],
-    name: str,
-    summary: str,
-    command: Command | None,
-    *,
-    computes: bool = False,
-    takes_overrides: bool = False,
-    add_help: bool = True,
-    epilog: str | None = None,
-) -> _Parser:
-    parser = commands.add_parser(
-        name, help=summary, description=summary, allow_abbrev=False, add_help=add_help, epilog=epilog
-    )
-    parser.set_defaults(parser=parser, command=command, computes=computes, takes_overrides=takes_overrides)
-    return parser
-
-
-def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add_command(
+def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
         commands, "run", "Run an algorithm on a task distribution; running again resumes or reuses.", _run,
         computes=True, takes_overrides=True, add_help=False, epilog=_RUN_EXAMPLE,
     )  # fmt: skip
@@ -101,13 +77,13 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("--algo", metavar="ALGO", help="algorithm (bench list)")
     parser.add_argument("--env", metavar="ENV", help="task distribution (bench list)")
     parser.add_argument("--preset", default="quick", help="named budget: smoke, quick or paper (default quick)")
-    parser.add_argument("--seed", type=_integer(0), default=0, help="fixes every random number (default 0)")
-    parser.add_argument("--tasks", type=_indices, metavar="0,3", help="target tasks by index (default all)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="fixes every random number (default 0)")
+    parser.add_argument("--tasks", type=indices, metavar="0,3", help="target tasks by index (default all)")
     _add_data_choice(parser)
-    _add_machine_options(parser)
+    add_machine_options(parser)
 
 
-def _add_data_choice(parser: _Parser) -> None:
+def _add_data_choice(parser: Parser) -> None:
     parser.add_argument(
         "--data", metavar="NAME|PATH",
         help="offline data to learn from: a choice of the field data.source, or a file or folder of trajectories "
@@ -115,65 +91,52 @@ def _add_data_choice(parser: _Parser) -> None:
     )  # fmt: skip
 
 
-def _add_machine_options(parser: _Parser) -> None:
-    _add_out(parser)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default auto)")
-    parser.add_argument("--threads", type=_integer(1), default=1, help="CPU threads of this process (default 1)")
-    parser.add_argument(
-        "--checkpoint-seconds", type=_seconds, default=60.0, metavar="SECONDS", help="between checkpoints (default 60)"
-    )
-
-
-def _add_out(parser: _Parser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="(default runs)")
-
-
-def _add_list(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add_command(
+def _add_list(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
         commands, "list", "List algorithms, task distributions, presets and which pairs can be run.", _list
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_show(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add_command(commands, "show", "Show what a run is, its stages and its result.", _show)
+def _add_show(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(commands, "show", "Show what a run is, its stages and its result.", _show)
     parser.add_argument("run", metavar="RUN", help="run folder, or its name below --out")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    _add_out(parser)
+    add_out(parser)
 
 
-def _add_play(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add_command(commands, "play", "Act with what a run has learned: a picture or a video.", _play)
+def _add_play(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(commands, "play", "Act with what a run has learned: a picture or a video.", _play)
     parser.add_argument("run", metavar="RUN", help="run folder, or its name below --out")
-    parser.add_argument("--task", type=_integer(0), metavar="INDEX", help="target task (default: the run's first)")
-    parser.add_argument("--episodes", type=_integer(1), default=1, help="(default 1)")
-    parser.add_argument("--seed", type=_integer(0), default=0, help="fixes the episodes (default 0)")
+    parser.add_argument("--task", type=integer(0), metavar="INDEX", help="target task (default: the run's first)")
+    parser.add_argument("--episodes", type=integer(1), default=1, help="(default 1)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="fixes the episodes (default 0)")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="(default play-task<INDEX> in the run folder)"
     )
-    _add_out(parser)
+    add_out(parser)
 
 
-def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
-    group = _add_command(commands, "data", "Build, describe, verify or import offline data.", None)
-    actions = group.add_subparsers(title="actions", metavar="ACTION", required=True, parser_class=_Parser)
-    build = _add_command(
+def _add_data(commands: argparse._SubParsersAction[Parser]) -> None:
+    group = add_command(commands, "data", "Build, describe, verify or import offline data.", None)
+    actions = group.add_subparsers(title="actions", metavar="ACTION", required=True, parser_class=Parser)
+    build = add_command(
         actions, "build", "Build offline data, or reuse it.", _data_build, computes=True, takes_overrides=True
     )
-    info = _add_command(actions, "info", "Describe offline data.", _data_info, takes_overrides=True)
-    verify = _add_command(
+    info = add_command(actions, "info", "Describe offline data.", _data_info, takes_overrides=True)
+    verify = add_command(
         actions, "verify", "Check offline data: checksums, NaN, dimensions.", _data_verify, takes_overrides=True
     )
     for parser in (build, info, verify):
         parser.add_argument("name", metavar="NAME", help="task distribution (bench list)")
         parser.add_argument("--preset", default="quick", help="named budget (default quick)")
         _add_data_choice(parser)
-    _add_machine_options(build)
-    _add_out(info)
-    _add_out(verify)
+    add_machine_options(build)
+    add_out(info)
+    add_out(verify)
     verify.add_argument("--file", type=Path, metavar="FILE", help="check this file instead of the built data")
     verify.add_argument(
-        "--min-length", type=_integer(1), default=1, metavar="ENV_STEPS",
+        "--min-length", type=integer(1), default=1, metavar="ENV_STEPS",
         help="an episode at least this long must be there, for example skill length + 1 (default 1)",
     )  # fmt: skip
 
@@ -181,8 +144,8 @@ def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_data_import(actions)
 
 
-def _add_data_show(actions: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add_command(
+def _add_data_show(actions: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
         actions,
         "show",
         "Show an episode of built offline data: a picture or a video.",
@@ -190,15 +153,15 @@ def _add_data_show(actions: argparse._SubParsersAction[_Parser]) -> None:
         takes_overrides=True,
     )
     parser.add_argument("name", metavar="NAME", help="task distribution (bench list)")
-    parser.add_argument("--episode", type=_integer(0), default=0, metavar="INDEX", help="(default 0)")
+    parser.add_argument("--episode", type=integer(0), default=0, metavar="INDEX", help="(default 0)")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="file to write")
     parser.add_argument("--preset", default="quick", help="named budget (default quick)")
     _add_data_choice(parser)
-    _add_out(parser)
+    add_out(parser)
 
 
-def _add_data_import(actions: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add_command(
+def _add_data_import(actions: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
         actions, "import", "Convert recorded trajectories to flat HDF5, with all checks; for --data.", _data_import
     )
     parser.add_argument("name", metavar="NAME", help="task distribution (bench list)")
@@ -208,22 +171,22 @@ def _add_data_import(actions: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default NAME-FILE.hdf5, here)")
 
 
-def _add_summary(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add_command(commands, "summary", "Write the scores of many runs into one CSV file.", _summary)
+def _add_summary(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(commands, "summary", "Write the scores of many runs into one CSV file.", _summary)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or folders of them")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="file to write")
 
 
-def _add_plot(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add_command(commands, "plot", "Draw the learning curves of many runs into one picture.", _plot)
+def _add_plot(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(commands, "plot", "Draw the learning curves of many runs into one picture.", _plot)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or folders of them")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="PNG", help="file to write")
     parser.add_argument("--paper", type=Path, metavar="CSV", help="published curves, drawn dashed")
     parser.add_argument("--env", metavar="ENV", help="only runs on this task distribution (default all, a panel each)")
 
 
-def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _add_command(
+def _add_export(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = add_command(
         commands, "export", "Copy a finished run without weights: rows, configuration, versions, picture.", _export
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
@@ -331,7 +294,7 @@ def _export(options: argparse.Namespace, overrides: tuple[Override, ...]) -> Non
     print(f"exported to {export_run(options.run, options.destination)}")
 
 
-def _check_command_name(parser: _Parser, arguments: Sequence[str]) -> None:
+def _check_command_name(parser: Parser, arguments: Sequence[str]) -> None:
     """Refuse an unknown command, or action of ``data``, with the nearest name."""
     for argument in arguments:
         if argument.startswith("-"):
@@ -340,44 +303,18 @@ def _check_command_name(parser: _Parser, arguments: Sequence[str]) -> None:
         if subcommands is None:
             return
         if argument not in subcommands.choices:
-            near = nearest_name(argument, subcommands.choices)
+            valid = [name for name in subcommands.choices if name not in HIDDEN]
+            near = nearest_name(argument, valid)
             hint = f"did you mean {near!r}? " if near else ""
-            raise UserError(f"unknown command {argument!r}: {hint}valid: {', '.join(subcommands.choices)}")
+            raise UserError(f"unknown command {argument!r}: {hint}valid: {', '.join(valid)}")
         parser = subcommands.choices[argument]
 
 
-def _unknown_argument(parser: _Parser, argument: str) -> UserError:
+def _unknown_argument(parser: Parser, argument: str) -> UserError:
     valid = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     near = nearest_name(argument.partition("=")[0], valid) if argument.startswith("-") else None
     hint = f"did you mean {near}? " if near else ""
     return UserError(f"unknown argument {argument!r}: {hint}see {parser.prog} --help")
-
-
-def _integer(smallest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        largest = 2**63 - 1 if smallest == 0 else 10**6
-        if not text.lstrip("-").isdigit() or not smallest <= int(text) <= largest:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {smallest} to {largest}, got {text!r}")
-        return int(text)
-
-    return parse
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}") from error
-    if not 0 <= seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"expected seconds from 0 to 1e9, got {text!r}")
-    return seconds
-
-
-def _indices(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
-        raise argparse.ArgumentTypeError(f"expected indices such as 0,3, got {text!r}")
-    return tuple(int(part) for part in parts)
 
 
 def _version() -> str:

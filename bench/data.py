@@ -14,10 +14,10 @@ from bench.lookup import find_task_distribution
 from bench.plan import PlannedStage, plan_data
 from bench.play import check_ending, write_episodes
 from bench.progress import duration_text, make_reporter
-from bench.run import ARTEFACTS_FOLDER, RunOptions, prepare_torch
+from bench.run import RunOptions, prepare_torch
 from bench.runner import StageRunner
 from bench.signals import stop_on_signals
-from bench.store import ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, ArtefactStore
 from envs.core import TaskDistribution
 from envs.trajectories import Trajectories, TrajectoryError
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import read_json, storage_errors
-from bench.results import RUN_FILE
 from bench.rows import EPISODES_TABLE, METRICS_LOG
-from bench.run import ARTEFACTS_FOLDER, CONFIG_FILE, CURVE_FILE, SUMMARY_FILE
-from bench.store import ArtefactStore
+from bench.run import CONFIG_FILE, CURVE_FILE, SUMMARY_FILE
+from bench.store import ARTEFACTS_FOLDER, RUN_FILE, ArtefactStore
 
 _COPIED = (EPISODES_TABLE, CONFIG_FILE, SUMMARY_FILE, CURVE_FILE)
 

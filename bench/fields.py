@@ -10,6 +10,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, Union
 
 from bench.errors import nearest_name
@@ -20,7 +21,8 @@ _LARGEST_INTEGER = 10**12
 _LARGEST_SEED = 2**63 - 1
 
 
-def field_docstrings(config_class: type[Any]) -> dict[str, str]:
+@cache
+def field_docstrings(config_class: type[Any]) -> Mapping[str, str]:
     """Docstring of each field: the string literal that follows its definition, on one line."""
     found: dict[str, str] = {}
     for cls in reversed(config_class.__mro__):
@@ -49,7 +51,7 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def leaf_types(config_class: type[Any], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """``(dotted name, annotation, docstring)`` of every field, nested dataclasses opened."""
     hints = typing.get_type_hints(config_class)
-    docstrings = field_docstrings(config_class)
+    docstrings = field_docstrings(config_class)  # type: ignore[arg-type]  # a class is hashable
     for field in dataclasses.fields(config_class):
         annotation = hints[field.name]
         if dataclasses.is_dataclass(annotation):

@@ -44,21 +44,26 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` so that a crash leaves either the old file or the new one, never a part."""
+def replace_text(path: Path, text: str, sync: bool = True) -> None:
+    """Write ``text`` to ``path`` so that a crash leaves either the old file or the new one, never a part.
+
+    Without ``sync`` that holds for a crash of the process; one of the machine may lose or damage the file.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     temporary.replace(path)
-    sync_file(path.parent)
+    if sync:
+        sync_file(path.parent)
 
 
-def write_sealed_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` as JSON with a ``seal``: the SHA-256 of everything else in it. Atomic."""
+def write_sealed_json(path: Path, content: Mapping[str, Any], sync: bool = True) -> None:
+    """Write ``content`` as JSON with a ``seal``: the SHA-256 of everything else in it. As ``replace_text``."""
     sealed = {**content, "seal": sha256_of_text(canonical_json(dict(content)))}
-    replace_text(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
+    replace_text(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n", sync)
 
 
 def read_sealed_json(path: Path, remedy: str) -> dict[str, Any]:

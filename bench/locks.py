@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from bench.files import storage_errors
+
+T = TypeVar("T")
 
 _POLL_SECONDS = 0.2
 _BRIEF_SECONDS = 0.5
@@ -27,14 +29,18 @@ class LockHeldError(Exception):
         self.holder = holder
 
 
-def _holder(file: IO[str]) -> str:
+def _process(file: IO[str]) -> tuple[int, str] | None:
     file.seek(0)
     try:
         content = json.loads(file.read())
-        return f"pid {content['pid']} on {content['host']}"
+        return int(content["pid"]), str(content["host"])
     except (ValueError, KeyError, TypeError):
-        # The holder has locked the file but not yet written its name.
-        return "another process"
+        return None  # The holder has locked the file but not yet written its name.
+
+
+def _holder(file: IO[str]) -> str:
+    process = _process(file)
+    return "another process" if process is None else f"pid {process[0]} on {process[1]}"
 
 
 @contextmanager
@@ -78,11 +84,20 @@ def lock_file(
 
 def lock_holder(path: Path) -> str | None:
     """Who holds the lock at ``path`` now (``pid 12 on host``), or None when nobody does."""
+    return _look(path, _holder)
+
+
+def lock_process(path: Path) -> tuple[int, str] | None:
+    """Process id and host of who holds the lock at ``path`` now, or None when nobody does or the name is not there."""
+    return _look(path, _process)
+
+
+def _look(path: Path, read: Callable[[IO[str]], T]) -> T | None:
     if not path.exists():
         return None
     with path.open("r", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _holder(file)
+            return read(file)
     return None

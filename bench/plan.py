@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from algorithms.stage import Algorithm, StageSpec
@@ -35,6 +36,15 @@ class RunRequest:
     """Offline data to learn from: a variant of the data source, or a file or folder; None is what the preset builds."""
 
 
+def request_from_json(content: Mapping[str, Any]) -> RunRequest:
+    """A ``RunRequest`` from what ``dataclasses.asdict`` made of it. Raises ``KeyError`` or ``TypeError``."""
+    values = dict(content)
+    tasks = values["target_tasks"]
+    values["target_tasks"] = None if tasks is None else tuple(tasks)
+    values["overrides"] = tuple(Override(override["name"], override["text"]) for override in values["overrides"])
+    return RunRequest(**values)
+
+
 @dataclass(frozen=True)
 class PlannedStage:
     """One stage with everything that determines its result."""
@@ -47,7 +57,7 @@ class PlannedStage:
     inputs: Mapping[str, str]
     """Input stage -> name of its artefact."""
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the key, hexadecimal."""
         return sha256_of_text(canonical_json(dict(self.key)))

@@ -16,10 +16,9 @@ from bench.errors import UserError
 from bench.files import canonical_json, read_json, storage_errors
 from bench.lookup import find_algorithm, find_task_distribution
 from bench.plan import tasks_key
-from bench.results import RUN_FILE
-from bench.run import ARTEFACTS_FOLDER, RunOptions, prepare_torch
+from bench.run import RunOptions, prepare_torch
 from bench.show import find_run
-from bench.store import ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, RUN_FILE, ArtefactStore
 from envs.core import EpisodeRenderer, PictureError, Task, TaskDistribution
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 from bench.errors import StorageError, UserError
 from bench.files import read_json, storage_errors
 from bench.rows import EPISODES_TABLE, TARGET_PHASES
+from bench.store import RUN_FILE
 
-RUN_FILE = "run.json"
 WINDOWS: tuple[tuple[int, int], ...] = ((0, 20), (20, 40), (40, 60), (90, 110), (190, 200))
 """Half-open ranges of target-task episodes over which scores are averaged."""
 

@@ -18,18 +18,16 @@ from bench.files import read_sealed_json, replace_text, storage_errors
 from bench.locks import LockHeldError, lock_file
 from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
 from bench.progress import Reporter, make_reporter
-from bench.results import RUN_COLUMNS, RUN_FILE, target_rows, total_seconds, window_scores
+from bench.results import RUN_COLUMNS, target_rows, total_seconds, window_scores
 from bench.rows import EPISODES_TABLE, STAGE_COLUMNS, read_log, write_table
 from bench.runner import FAILURE, StageOutcome, StageRunner
 from bench.signals import StopRequest, stop_on_signals
-from bench.store import ArtefactStore, Machine
+from bench.store import ARTEFACTS_FOLDER, RUN_FILE, RUN_LOCK, ArtefactStore, Machine
 from bench.versions import versions
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 CURVE_FILE = "curve.png"
-ARTEFACTS_FOLDER = "artefacts"
-RUN_LOCK = ".lock"
 
 
 @dataclass(frozen=True)

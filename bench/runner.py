@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from algorithms.stage import Stage, StageContext
-from bench.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from bench.checkpoint import load_checkpoint, save_checkpoint
+from bench.checkpoint_info import CheckpointInfo
 from bench.errors import InterruptedRunError, StageFailedError, StorageError, UserError
 from bench.files import disk_is_full, is_full_disk_error, storage_errors, write_sealed_json
 from bench.locks import LockHeldError, lock_file
@@ -26,6 +27,8 @@ from envs.core import TaskDistribution
 from envs.randomness import key_to_integer
 
 FAILURE = "failure.json"
+_SOON_DONE_AGAIN_SECONDS = 1.0
+"""Work that is not worth the last checkpoint: five files synced to disk can take longer than it did."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,9 @@ class _Attempt:
             log.append(report, self.seconds)
             self.runner.reporter.update(stage.progress)
             if stage.finished:
-                # Writing the artefact may fail (full disk): then only that has to be done again.
-                self._save(stage, log)
+                # Writing the artefact may fail (full disk): then only that has to be done again, or a moment's work.
+                if time.monotonic() - self.saved >= min(self.runner.checkpoint_seconds, _SOON_DONE_AGAIN_SECONDS):
+                    self._save(stage, log)
             elif self.runner.stop.requested:
                 self._save(stage, log)
                 assert self.runner.stop.signal_number is not None

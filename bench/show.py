@@ -8,18 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from bench.checkpoint import read_checkpoint_info
+from bench.checkpoint_info import read_checkpoint_info
 from bench.config import help_text
 from bench.errors import UserError, unknown_name
 from bench.files import read_json, read_sealed_json
 from bench.locks import lock_holder
 from bench.plan import RunRequest, plan_run
 from bench.progress import duration_text
-from bench.results import RUN_FILE, WINDOWS, read_run, target_rows, total_seconds, window_scores
+from bench.results import WINDOWS, read_run, target_rows, total_seconds, window_scores
 from bench.rows import EPISODES_TABLE
-from bench.run import ARTEFACTS_FOLDER, CURVE_FILE, RUN_LOCK
+from bench.run import CURVE_FILE
 from bench.runner import FAILURE
-from bench.store import ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, RUN_FILE, RUN_LOCK, ArtefactStore
 from bench.tables import print_table
 
 

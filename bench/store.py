@@ -19,6 +19,13 @@ from bench.files import read_sealed_json, sha256_of_file, storage_errors, sync_f
 from bench.plan import PlannedStage
 from bench.versions import versions
 
+ARTEFACTS_FOLDER = "artefacts"
+"""Name of the store's folder among the runs."""
+RUN_FILE = "run.json"
+"""What each run's own folder holds: what was run, and from which artefacts."""
+RUN_LOCK = ".lock"
+"""In each run's own folder: locked by the process that is at work on the run."""
+
 MANIFEST = "manifest.json"
 FORMAT = 1
 _BUILD_FOLDER = "artefact"

@@ -8,6 +8,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+COMMIT_FILE = "git_commit.txt"
+"""Beside the packages in a copy of a checkout: the commit it was made from."""
 _PACKAGES = ("simpl-bench", "torch", "numpy", "mujoco", "gymnasium")
 
 
@@ -20,13 +22,14 @@ def versions() -> dict[str, str | None]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
-    found["git_commit"] = _git_commit()
+    found["git_commit"] = git_commit(Path(__file__).resolve().parent.parent)
     return found
 
 
-def _git_commit() -> str | None:
-    """Commit of the source tree (``+changes`` when files differ from it), or None outside a git checkout."""
-    source = Path(__file__).resolve().parent.parent
+def git_commit(source: Path) -> str | None:
+    """Commit of a source tree (``+changes`` when files differ from it), or None where no git checkout is known."""
+    if (source / COMMIT_FILE).exists():
+        return (source / COMMIT_FILE).read_text().strip()
     if not (source / ".git").exists():
         return None
     try:

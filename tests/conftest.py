@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bench.cli import main
+from tests.slurm_helpers import MiniSlurm, install_toy, running_slurm
 from tests.toy import register_toy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,3 +64,20 @@ def start_bench() -> Callable[..., subprocess.Popen[str]]:
         )  # fmt: skip
 
     return start
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[MiniSlurm]:
+    """A Slurm of four nodes without accounting, for all tests marked ``slurm``."""
+    with running_slurm() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm(
+    slurm_cluster: MiniSlurm, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MiniSlurm]:
+    """The Slurm with an empty queue, its commands pointed at it, and the toy where its jobs find it."""
+    slurm_cluster.use(monkeypatch, install_toy(tmp_path_factory.mktemp("plugin")))
+    yield slurm_cluster
+    slurm_cluster.cancel_all()

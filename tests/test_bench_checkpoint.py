@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bench import checkpoint as module
-from bench.checkpoint import POINTER, CheckpointInfo, load_checkpoint, read_checkpoint_info, save_checkpoint
+from bench.checkpoint import load_checkpoint, save_checkpoint
+from bench.checkpoint_info import POINTER, CheckpointInfo, read_checkpoint_info
 from bench.errors import StorageError
 
 STATE = {"weights": torch.arange(1000.0), "counters": {"updates": 3, "names": ["a", "b"]}}

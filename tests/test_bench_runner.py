@@ -246,8 +246,8 @@ def test_a_full_disk_loses_nothing(small_disk: Path, bench: Bench, tmp_path: Pat
 
 
 def test_a_disk_that_fills_up_while_the_artefact_is_written(small_disk: Path, bench: Bench) -> None:
-    # The state is saved once, at the end; the artefact holds as much again and does not fit beside it.
-    command = [*RUN, "--fit.ballast", "250000"]
+    # The state is saved once, at the end of more than a second; the artefact holds as much again and does not fit.
+    command = [*RUN, "--fit.ballast", "250000", "--fit.pause_seconds", "0.11"]
     command[command.index("--checkpoint-seconds") + 1] = "1000"
     full = bench(*command, "--out", small_disk)
     assert full.code == 2

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from tests.benchmarks import kitchen, maze
+from tests.benchmarks import kitchen, maze, sweep
 from tests.benchmarks.measures import time_of
 
 
 def test_benchmarks_are_there() -> None:
     assert callable(maze.stepping) and callable(maze.data) and callable(maze.update)
+    assert callable(sweep.sweep) and len(sweep.ALGORITHM.stages) == 200
     assert callable(kitchen.stepping) and callable(kitchen.shares) and callable(kitchen.update)
 
 

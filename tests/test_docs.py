@@ -53,7 +53,7 @@ def test_the_main_job_is_a_valid_run(bench: Bench) -> None:
 
 def at_smoke_size(command: str) -> list[str]:
     """The arguments of a ``bench`` command with its preset, also where run names hold it, replaced by ``smoke``."""
-    words = [re.sub(r"-(quick|paper)-s", "-smoke-s", word) for word in shlex.split(command)[1:]]
+    words = [re.sub(r"-(quick|paper)(-s|$)", r"-smoke\2", word) for word in shlex.split(command)[1:]]
     words = ["smoke" if word in ("quick", "paper") else word for word in words]
     if words[0] == "run" and "--preset" not in words:
         words += ["--preset", "smoke"]

@@ -24,7 +24,8 @@ from envs.registry import register_task_distribution
 from envs.trajectories import Trajectories
 
 FAIL_WHEN_EXISTS = "TOY_FAIL_WHEN_EXISTS"
-"""Environment variable: the fit stage raises halfway while the file of this name exists."""
+"""Environment variable: the fit stage raises halfway while the file of this name exists. When the file holds a number,
+only a stage of so many updates does."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class FitStage(Stage):
 
     def advance(self) -> StageReport:
         time.sleep(self.config.pause_seconds)
-        if self.updates >= self.config.updates // 2 and Path(os.environ.get(FAIL_WHEN_EXISTS, "/nowhere")).exists():
+        if self.updates >= self.config.updates // 2 and _told_to_fail(self.config.updates):
             raise ArithmeticError("the toy was told to fail")
         batch = torch.randint(len(self.inputs), (16,))
         loss = (self.model(self.inputs[batch]) - self.targets[batch]).square().mean()
@@ -139,6 +140,11 @@ class FitStage(Stage):
         np.save(folder / "ballast.npy", self.ballast.numpy())
         with torch.no_grad():
             return {"final_loss": (self.model(self.inputs) - self.targets).square().mean().item()}
+
+
+def _told_to_fail(updates: int) -> bool:
+    path = Path(os.environ.get(FAIL_WHEN_EXISTS, "/nowhere"))
+    return path.exists() and path.read_text() in ("", str(updates))
 
 
 @dataclass(frozen=True)
@@ -215,10 +221,15 @@ ALGORITHM = Algorithm(
 )
 
 
+def make_toy_line(name: str) -> TaskDistribution:
+    """``TOY_LINE``, for registries and entry points."""
+    return TOY_LINE
+
+
 def register_toy() -> None:
     """Make ``toy`` and ``toy-line`` known to the registries of this process."""
     register_algorithm("toy", "tests.toy:ALGORITHM", "a test of the harness")
-    register_task_distribution("toy-line", lambda name: TOY_LINE, "a test of the harness")
+    register_task_distribution("toy-line", make_toy_line, "a test of the harness")
 
 
 if __name__ == "__main__":

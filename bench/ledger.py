@@ -1,0 +1,102 @@
+"""The ledger of a sweep: what was asked for, durable and complete, so that any shell can tell how far it has come.
+
+``<out>/sweeps/<sweep>/sweep.json`` is written before anything is started. A sweep is called ``<name>-<preset>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError, unknown_name
+from bench.files import read_sealed_json, storage_errors, write_sealed_json
+from bench.graph import Estimate, StageGraph, StageNode, look_for
+from bench.node_records import SWEEPS_FOLDER, now, sweep_folder
+from bench.plan import request_from_json
+
+FORMAT = 1
+LEDGER = "sweep.json"
+LOCK = ".lock"
+"""Beside the ledger: held by the process that runs the sweep on its machine."""
+LOCAL, SLURM = "local", "slurm"
+"""Executors."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What ``sweep.json`` holds."""
+
+    sweep: str
+    """``<name>-<preset>``."""
+    title: str
+    preset: str
+    source: str
+    """The name or file it was read from."""
+    executor: str
+    """``local`` or ``slurm``: the one that last took it on."""
+    left_out: tuple[str, ...]
+    """Runs that cannot be planned, each with the reason."""
+    graph: StageGraph
+    """As it was planned; what exists is looked up when it is read."""
+    settings: Mapping[str, Any]
+    """Options of the executor, to go on with the same: ``device``, ``threads``, ``checkpoint_seconds``, ..."""
+    created: str = ""
+
+    def write(self, out: Path) -> None:
+        """Make this the ledger. Raises ``StorageError``."""
+        folder = sweep_folder(out, self.sweep)
+        graph = {
+            "nodes": [_node_content(node) for node in self.graph.nodes.values()],
+            "stages_before_merging": self.graph.stages_before_merging,
+        }
+        content = {
+            "format": FORMAT, "sweep": self.sweep, "title": self.title, "preset": self.preset, "source": self.source,
+            "executor": self.executor, "left_out": list(self.left_out), "settings": dict(self.settings),
+            "created": self.created or now(), "graph": graph,
+        }  # fmt: skip
+        with storage_errors(f"write {folder / LEDGER}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_sealed_json(folder / LEDGER, content)
+
+
+def read_ledger(out: Path, sweep: str) -> Ledger:
+    """The ledger of a sweep below ``out``, with what exists by now.
+
+    Raises ``UserError`` with the nearest name when there is none, and when it is of another version; ``StorageError``
+    when it is damaged.
+    """
+    path = sweep_folder(out, sweep) / LEDGER
+    if not path.is_file():
+        raise unknown_name(f"sweep (in {out / SWEEPS_FOLDER})", sweep, sweeps_below(out))
+    remedy = "run bench sweep again to write it anew: no result is lost"
+    content = read_sealed_json(path, remedy)
+    found = content.pop("format", None)
+    if found != FORMAT:
+        raise UserError(f"{path} is of another version (format {found}, expected {FORMAT}); {remedy}")
+    graph = content.pop("graph")
+    nodes = [_node(node) for node in graph["nodes"]]
+    planned = StageGraph({node.name: node for node in nodes}, graph["stages_before_merging"])
+    left_out = tuple(content.pop("left_out"))
+    return Ledger(graph=look_for(planned, out), left_out=left_out, **content)
+
+
+def sweeps_below(out: Path) -> tuple[str, ...]:
+    """Names of all sweeps below ``out``, sorted."""
+    return tuple(sorted(path.parent.name for path in (out / SWEEPS_FOLDER).glob(f"*/{LEDGER}")))
+
+
+def _node_content(node: StageNode) -> dict[str, Any]:
+    content = asdict(node)
+    del content["exists"]
+    return content
+
+
+def _node(content: Mapping[str, Any]) -> StageNode:
+    estimate = content["estimate"]
+    return StageNode(
+        content["name"], content["stage"], content["hash"], tuple(content["inputs"]),
+        request_from_json(content["request"]), tuple(content["runs"]),
+        exists=False, estimate=None if estimate is None else Estimate(**estimate),
+    )  # fmt: skip

@@ -1,0 +1,144 @@
+"""Compute one node of a sweep's graph: what every executor starts, in a process of its own or in a long-lived one."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from bench.errors import InterruptedRunError, StageFailedError, StorageError, UserError
+from bench.files import read_json, read_sealed_json
+from bench.graph import REPORT, report_hash
+from bench.node_records import DONE, FAILED, INTERRUPTED, end_record, start_record, sweep_folder
+from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run, request_from_json
+from bench.progress import Reporter, make_reporter
+from bench.run import RunOptions, execute_run, prepare_torch
+from bench.runner import FAILURE, StageRunner
+from bench.signals import StopRequest, stop_on_signals
+from bench.store import ARTEFACTS_FOLDER, ArtefactStore
+
+DONE_CODE, FAILED_CODE = 0, 1
+
+
+@dataclass(frozen=True)
+class NodeRequest:
+    """One node to compute, and all that is needed to recognise it. Goes to other processes as JSON."""
+
+    sweep: str
+    """The sweep on whose behalf it is computed: where the exit record goes."""
+    node: str
+    hash: str
+    """What the node must turn out to be; anything else is refused."""
+    request: RunRequest
+    """A run that needs the node."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, for ``from_json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> NodeRequest:
+        """What ``to_json`` wrote. Raises ``UserError`` when it is something else."""
+        try:
+            return cls(content["sweep"], content["node"], content["hash"], request_from_json(content["request"]))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"not a node of a sweep, or of another version: {type(error).__name__} {error}") from error
+
+
+def read_node_request(path: Path) -> NodeRequest:
+    """The node request in a JSON file. Raises ``UserError``."""
+    return NodeRequest.from_json(read_json(path))
+
+
+def run_node(
+    request: NodeRequest,
+    options: RunOptions,
+    stop: StopRequest | None = None,
+    labels: Mapping[str, str] | None = None,
+    reporter: Reporter | None = None,
+) -> int:
+    """Compute a node unless it exists, and leave its exit record below ``options.out``.
+
+    ``stop`` is whatever may ask to stop; without it SIGINT and SIGTERM do. Returns 0 when the node is there, 1 when it
+    failed, and 128 + signal when it was interrupted (it has a checkpoint, and running it again goes on from there).
+    Raises ``StorageError`` when not even the exit record can be written.
+    """
+    folder = sweep_folder(options.out, request.sweep)
+    with nullcontext(stop) if stop is not None else stop_on_signals() as stop_request:
+        record = start_record(folder, request.node, labels or {})
+        try:
+            _compute(request, options, stop_request, reporter)
+        except InterruptedRunError as error:
+            end_record(folder, record, INTERRUPTED, error=str(error), signal=error.signal_number)
+            return error.exit_code
+        except StageFailedError as error:
+            end_record(folder, record, FAILED, error=str(error), traceback=_stage_traceback(request, options))
+            return FAILED_CODE
+        except UserError as error:
+            end_record(folder, record, FAILED, error=str(error))
+            return FAILED_CODE
+        except Exception as error:
+            text = "".join(traceback.format_exception(error))
+            end_record(folder, record, FAILED, error=f"{type(error).__name__}: {error}", traceback=text)
+            return FAILED_CODE
+        end_record(folder, record, DONE)
+    return DONE_CODE
+
+
+@lru_cache(maxsize=64)
+def _plan(request: RunRequest) -> RunPlan:
+    return plan_run(request)
+
+
+def _compute(request: NodeRequest, options: RunOptions, stop: StopRequest, reporter: Reporter | None) -> None:
+    plan = _plan(request.request)
+    store = ArtefactStore(options.out / ARTEFACTS_FOLDER)
+    if request.node == f"{REPORT}-{plan.run_name}":
+        if report_hash(plan) != request.hash:
+            raise _other_version(request, report_hash(plan))
+        _check_inputs(request, store, [stage.artefact_name for stage in plan.stages])
+        execute_run(plan.request, options)
+        return
+    planned = _find_stage(request, plan)
+    _check_inputs(request, store, planned.inputs.values())
+    machine = prepare_torch(options)
+    with make_reporter() if reporter is None else nullcontext(reporter) as shown:
+        runner = StageRunner(store, machine, shown, stop, options.checkpoint_seconds)
+        runner.run(planned, plan.task_distribution, plan.target_tasks)
+
+
+def _find_stage(request: NodeRequest, plan: RunPlan) -> PlannedStage:
+    stages = {stage.artefact_name: stage for stage in plan.stages}
+    if request.node not in stages:
+        raise UserError(
+            f"{request.node} is no stage of the run {plan.run_name} as this version of the code plans it "
+            f"({', '.join(stages)}): plan the sweep again with this version, or run it with the version that planned it"
+        )
+    if stages[request.node].hash != request.hash:
+        raise _other_version(request, stages[request.node].hash)
+    return stages[request.node]
+
+
+def _other_version(request: NodeRequest, found: str) -> UserError:
+    return UserError(
+        f"{request.node} was planned with hash {request.hash[:12]} and is {found[:12]} here: the code or the "
+        "configuration is of another version; plan the sweep again"
+    )
+
+
+def _check_inputs(request: NodeRequest, store: ArtefactStore, inputs: Iterable[str]) -> None:
+    missing = [name for name in inputs if not store.is_finished(name)]
+    if missing:
+        raise UserError(f"{request.node} cannot be computed: {', '.join(missing)} is not in {store.root}")
+
+
+def _stage_traceback(request: NodeRequest, options: RunOptions) -> str:
+    path = ArtefactStore(options.out / ARTEFACTS_FOLDER).partial_folder(request.node) / FAILURE
+    try:
+        return str(read_sealed_json(path, "run again to retry the stage")["traceback"])
+    except (StorageError, KeyError):
+        return ""  # Another process has begun to retry it: the one line of the error is what is left.

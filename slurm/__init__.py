@@ -1,0 +1,1 @@
+"""Sweeps on a cluster, and the sweep files that ship with the package."""

@@ -1,0 +1,262 @@
+"""A sweep's graph on Slurm: job arrays per level, submitted through submitit, chained by dependencies.
+
+A job waits until the arrays that compute its inputs have ended, well or badly (``afterany``), and then looks for the
+artefacts it needs: so a stage that failed stops what depends on it, with the reason, and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import sys
+import time
+from contextlib import redirect_stderr
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor
+
+from bench.errors import UserError
+from bench.graph import StageGraph, StageNode
+from bench.locks import LockHeldError, lock_file
+from bench.node_records import sweep_folder
+from bench.process import wanted_environment
+from bench.run import RunOptions
+from bench.worker import NodeRequest
+from slurm.arrays import PlannedArray, plan_arrays
+from slurm.cluster import SlurmError, call, cancel_jobs, check_cluster, error_lines, submission_environment
+from slurm.job import Pack
+from slurm.ledger import CODE, FOLDER, LOGS, JobArray, Submission, array_name, new_submission, read_submissions
+from slurm.profiles import DEFAULT, Profile, Resources, load_profile
+from slurm.snapshot import snapshot_code
+from slurm.states import ALIVE, job_states, node_jobs, node_states
+
+_LOCK = ".lock"
+_POLL_SECONDS = 2.0
+_PATIENCE_SECONDS = 600.0
+"""How long ``wait`` bears a controller that does not answer."""
+# Until Python has set its handlers these signals are ignored: lost, where they would have killed the job.
+_SHIELD = """sh -c 'trap "" TERM USR2; exec "$0" "$@"'"""
+
+
+def check(profile: str | None) -> None:
+    """See that something can be submitted with this profile from here. Raises ``UserError`` and its kinds."""
+    load_profile(profile or DEFAULT)
+    check_cluster()
+
+
+def describe(graph: StageGraph, profile: str | None) -> list[str]:
+    """What ``submit`` would submit if nothing is in the queue, a line per array. Raises ``UserError``."""
+    chosen = load_profile(profile or DEFAULT)
+    try:
+        max_array_size = check_cluster()
+    except SlurmError:
+        max_array_size = 1001  # Slurm's default: good enough for a plan.
+    return [array.describe() for array in plan_arrays(graph, graph.missing(), chosen, max_array_size)]
+
+
+def submit(
+    graph: StageGraph, sweep: str, options: RunOptions, profile: str | None, max_parallel: int | None
+) -> list[str]:
+    """Submit what is missing and not in the queue yet; returns lines that say what was submitted.
+
+    All or nothing: when Slurm refuses an array, those before it are cancelled. Raises ``UserError`` and its kinds.
+    """
+    chosen = load_profile(profile or DEFAULT)
+    max_array_size = check_cluster()
+    options = replace(options, out=options.out.resolve())
+    folder = sweep_folder(options.out, sweep)
+    try:
+        with lock_file(folder / FOLDER / _LOCK, wait=False):
+            _drop_cut_off(folder)
+            alive = _alive_arrays(folder)
+            nodes = [node for node in graph.missing() if node.name not in alive]
+            if not nodes:
+                return [f"nothing to submit: {len(alive)} stages are in the queue" if alive else "nothing to submit"]
+            arrays = plan_arrays(graph, nodes, chosen, max_array_size)
+            submitter = _Submitter(new_submission(folder, sweep, chosen.name), chosen, options, max_parallel, alive)
+            return submitter.submit(arrays)
+    except LockHeldError as error:
+        raise UserError(f"{sweep} is being submitted by {error.holder}") from error
+
+
+def cancel(sweep: str, out: Path) -> list[str]:
+    """Cancel the jobs of this sweep that are in the queue, and no others. Raises ``SlurmError``."""
+    folder = sweep_folder(out.resolve(), sweep)
+    _drop_cut_off(folder)
+    alive = _alive_arrays(folder)
+    cancel_jobs(sorted(set(alive.values()), key=int))
+    return [f"cancelled {len(alive)} stages in {len(set(alive.values()))} arrays"] if alive else []
+
+
+def wait(sweep: str, out: Path) -> None:
+    """Return when nothing of this sweep is queued or running any more.
+
+    Raises ``UserError`` when what is left is held, ``SlurmError`` when no controller answers for ten minutes.
+    """
+    folder = sweep_folder(out.resolve(), sweep)
+    answered = time.monotonic()
+    while True:
+        states = job_states({job.array.name: job.array for job in node_jobs(folder).values()}.values())
+        alive = [state for state in states.values() if state.state in ALIVE]
+        if alive and all(state.held for state in alive):
+            raise UserError(f"the jobs of {sweep} that are left are held; scontrol release lets them run")
+        if not alive:
+            try:
+                check_cluster()
+                return
+            except SlurmError:
+                if time.monotonic() - answered > _PATIENCE_SECONDS:
+                    raise
+        else:
+            answered = time.monotonic()
+        time.sleep(_POLL_SECONDS)
+
+
+def _alive_arrays(folder: Path) -> dict[str, str]:
+    """Nodes that a job in the queue will compute -> id of its array."""
+    states, jobs = node_states(folder), node_jobs(folder)
+    return {
+        node: job.array.job_id for node, job in jobs.items() if states[node] in ALIVE and job.array.job_id is not None
+    }
+
+
+def _drop_cut_off(folder: Path) -> None:
+    """Take back arrays whose submission was cut off before their id was known."""
+    for submission in read_submissions(folder):
+        if any(array.job_id is None and not array.dropped for array in submission.arrays):
+            _take_back(submission, [array for array in submission.arrays if array.job_id is None])
+
+
+def _take_back(submission: Submission, arrays: list[JobArray]) -> None:
+    """Cancel these arrays, found by name where their id is not known, and record that."""
+    ids = []
+    for array in arrays:
+        if array.dropped:
+            continue
+        shown = array.job_id or call(["squeue", "-h", "-o", "%F", "-n", array.name])
+        ids += shown.split()
+    cancel_jobs(dict.fromkeys(ids))
+    for array in arrays:
+        submission = submission.with_array(replace(array, dropped=True))
+    submission.write()
+
+
+class _Submitter:
+    """One submission, array after array."""
+
+    def __init__(
+        self,
+        submission: Submission,
+        profile: Profile,
+        options: RunOptions,
+        max_parallel: int | None,
+        alive: dict[str, str],
+    ) -> None:
+        self.submission, self.profile, self.options, self.max_parallel = submission, profile, options, max_parallel
+        self.array_of = dict(alive)
+        """Node -> id of the array that computes it."""
+        self.before = sorted(set(alive.values()), key=int)
+        """With ``max_parallel``: the arrays that must have ended before the next may start."""
+
+    def submit(self, arrays: list[PlannedArray]) -> list[str]:
+        lines = []
+        try:
+            snapshot_code(self.submission.folder / CODE)
+            with submission_environment():
+                for array in arrays:
+                    job_id = self._submit_array(array)
+                    lines.append(f"{job_id}  {array.describe()}")
+        except BaseException:
+            _take_back(self.submission, list(self.submission.arrays))
+            raise
+        return lines
+
+    def _submit_array(self, planned: PlannedArray) -> str:
+        packs = tuple(tuple(node.name for node in pack) for pack in planned.packs)
+        array = JobArray(array_name(self.submission, planned.stage), planned.stage, packs)
+        self.submission = self.submission.with_array(array)
+        self.submission.write()  # Before sbatch: whatever happens now, the array can be found by its name.
+        depends_on = {self.array_of[name] for name in planned.inputs if name in self.array_of}
+        if self.max_parallel is not None:
+            depends_on.update(self.before)
+        parallel_jobs = self.max_parallel or len(packs)
+        chain = sorted(depends_on, key=int)
+        executor = make_executor(
+            self.submission.folder, array.name, planned.resources, self.profile.setup, chain, parallel_jobs
+        )
+        jobs = [self._pack(array.name, planned.resources, pack) for pack in planned.packs]
+        job_id = _sbatch(executor, jobs, f"stage {planned.stage} with profile {self.profile.name}")
+        self.submission = self.submission.with_array(replace(array, job_id=job_id))
+        self.submission.write()
+        self.array_of.update((name, job_id) for pack in packs for name in pack)
+        self.before = [job_id]
+        return job_id
+
+    def _pack(self, array: str, resources: Resources, nodes: tuple[StageNode, ...]) -> Pack:
+        sweep = self.submission.sweep
+        requests = [NodeRequest(sweep, node.name, node.hash, node.request).to_json() for node in nodes]
+        device = "cpu" if resources.gpus == 0 and self.options.device == "auto" else self.options.device
+        options = replace(self.options, device=device, threads=resources.cpus)
+        return Pack(array, requests, {**asdict(options), "out": str(options.out)}, self.profile.max_restarts)
+
+
+def _sbatch(executor: SlurmExecutor, jobs: list[Pack], what: str) -> str:
+    """Submit an array and return its id. Raises ``SlurmError`` with Slurm's own words."""
+    try:
+        with redirect_stderr(io.StringIO()):  # submitit prints what it then raises.
+            submitted = executor.submit_array(jobs)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise SlurmError(
+            f"Slurm refused {what}: {error_lines(str(error))}; nothing of it is left in the queue"
+        ) from error
+    return str(submitted[0].job_id).partition("_")[0]
+
+
+def make_executor(
+    folder: Path,
+    name: str,
+    resources: Resources,
+    setup: tuple[str, ...],
+    depends_on: list[str],
+    parallel_jobs: int,
+) -> SlurmExecutor:
+    """submitit's executor for one array of the submission in ``folder``, whose jobs run the code of its snapshot."""
+    executor = SlurmExecutor(folder / LOGS, python=f"{_SHIELD} {shlex.quote(sys.executable)}")
+    extra: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", "chdir": str(folder / CODE)}
+    chosen = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "gpus_per_node": resources.gpus or None,
+        "dependency": f"afterany:{':'.join(depends_on)}" if depends_on else None,
+        "array_parallelism": parallel_jobs,
+    }
+    executor.update_parameters(
+        job_name=name,
+        time=resources.minutes,
+        cpus_per_task=resources.cpus,
+        mem=f"{resources.memory_mb}MB",
+        signal_delay_s=resources.signal_seconds,
+        setup=[*setup, *_environment_lines(folder / CODE, resources.cpus)],
+        srun_args=["--cpus-per-task", str(resources.cpus)],  # Since 22.05 srun no longer takes it from sbatch.
+        additional_parameters=extra,
+        **{key: value for key, value in chosen.items() if value is not None},
+    )
+    return executor
+
+
+def _environment_lines(code: Path, threads: int) -> list[str]:
+    """Shell lines that put the snapshot before every other copy of the code and set what torch needs at its start."""
+    entries = [
+        str(code),
+        *(str(Path(entry).resolve()) for entry in os.environ.get("PYTHONPATH", "").split(":") if entry),
+    ]
+    variables = {"PYTHONPATH": ":".join(entries), **wanted_environment(threads)}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    # The batch shell outlives the signals that its job answers; a handler, unlike ignoring, is not inherited.
+    return [*lines, "trap : TERM USR2"]
