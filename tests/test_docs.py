@@ -60,6 +60,7 @@ def at_smoke_size(command: str) -> list[str]:
     return words
 
 
+@pytest.mark.timeout(900)  # a dozen small but real runs
 @pytest.mark.parametrize("page", PAGES)
 def test_every_bench_command_runs_at_smoke_size(
     page: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
