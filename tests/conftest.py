@@ -35,6 +35,13 @@ Bench = Callable[..., Outcome]
 
 
 @pytest.fixture
+def denormals() -> Iterator[None]:
+    """For tests that run a stage in this process: it flushes denormals, and hypothesis refuses floats under that."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture
 def bench(capsys: pytest.CaptureFixture[str]) -> Bench:
     """``bench(*arguments)`` in this process."""
 

@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 import slurm.states
 from bench.files import read_json, read_sealed_json, write_sealed_json
@@ -31,11 +29,7 @@ SWEEP = "toys-smoke"
 SETTINGS = {"device": "cpu", "threads": 1, "checkpoint_seconds": 60.0, "profile": None, "max_parallel": None}
 
 
-@pytest.fixture(autouse=True)
-def denormals() -> Iterator[None]:
-    """A stage that runs in this process flushes denormals to zero."""
-    yield
-    torch.set_flush_denormal(False)
+pytestmark = pytest.mark.usefixtures("denormals")
 
 
 @pytest.fixture

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,11 +26,7 @@ from tests.toy import FAIL_WHEN_EXISTS
 REQUEST = RunRequest("toy", "toy-line", "smoke", 3)
 
 
-@pytest.fixture(autouse=True)
-def denormals() -> Iterator[None]:
-    """A run flushes denormals to zero; hypothesis refuses to draw floats under it."""
-    yield
-    torch.set_flush_denormal(False)
+pytestmark = pytest.mark.usefixtures("denormals")
 
 
 @pytest.fixture
