@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -50,6 +50,42 @@ class SkillEpisode:
     episode_return: float
     path: NDArray[np.float32] | None = None
     """Observations at every env_step (length + 1, D), where asked for."""
+
+
+class ActsInBetween(Protocol):
+    """What turns skills into actions: a skill is begun, acts for ``skill_length`` env_steps, and lanes may end early."""
+
+    skill_length: int
+    action_dim: int
+
+    def begin(self, skills: Tensor) -> None:
+        """Hold skills (A, Z) until the next ``begin``."""
+
+    def act(self, states: Tensor) -> Tensor:
+        """Actions (A, action_dim) at states (A, D) under the held skills; overwritten by the next call."""
+        ...
+
+    def drop(self, kept: NDArray[np.bool_]) -> None:
+        """Keep only these of the active lanes."""
+
+
+class PrimitiveActions:
+    """No skills: the high-level policy's choice is the action itself, one per env_step (Z = action_dim, K = 1)."""
+
+    skill_length = 1
+
+    def __init__(self, action_dim: int) -> None:
+        self.action_dim = action_dim
+        self._actions = torch.empty((0, action_dim))
+
+    def begin(self, skills: Tensor) -> None:
+        self._actions = skills
+
+    def act(self, states: Tensor) -> Tensor:
+        return self._actions
+
+    def drop(self, kept: NDArray[np.bool_]) -> None:
+        self._actions = self._actions[torch.from_numpy(kept)]
 
 
 class LowLevelPolicy:
@@ -97,7 +133,7 @@ def collect_episodes(
     tasks: Sequence[Task],
     episode_keys: Sequence[EpisodeKey],
     high_level_policy: HighLevelPolicy,
-    low_level_policy: LowLevelPolicy,
+    low_level_policy: ActsInBetween,
     record_paths: bool = False,
 ) -> list[SkillEpisode]:
     """One episode per task, in lockstep; lane i holds ``tasks[i]`` and draws from ``episode_keys[i]``."""
