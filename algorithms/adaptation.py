@@ -1,33 +1,34 @@
-"""Learning target tasks by prior-regularised soft actor-critic over skills: SPiRL, and the last phase of SiMPL.
+"""Learning tasks one by one with soft actor-critic: SPiRL and SAC, MTRL's task policies, the last phase of SiMPL.
 
 One independent learner per target task, all in one stack. Each learner alternates, on its own clock,
 
-    one episode -> replay -> ``transition_reuse * skill transitions / batch_size`` updates -> next episode
+    one episode -> replay -> ``transition_reuse * transitions / batch_size`` updates -> next episode
 
 so a learner whose episodes are short simply gets through them sooner: updates run on the whole stack, and a
 learner with none left to do collects its next episode first. What a learner does is what it would do alone.
 
-Axes: M learner (target task), B batch, E task embedding.
+What it chooses from (skills or actions) is the ``SkillSpace``; what regularises it is the policy head of its networks.
+
+Axes: M learner (task), B batch, E task embedding.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from algorithms.adaptation_config import TaskLearningConfig
 from algorithms.files import save_tensors
 from algorithms.networks import torch_generator
-from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
 from algorithms.regularized_sac import (
-    ActorCriticConfig,
     DualCoefficients,
     FrozenPolicies,
+    NetworkConfig,
     SkillActorCritic,
     StateInputs,
     TransitionBatch,
@@ -37,91 +38,34 @@ from algorithms.regularized_sac import (
     transition_fields,
 )
 from algorithms.replay import MultiTaskReplay
-from algorithms.rollout import (
-    EpisodeKey,
-    EpisodeNoise,
-    LowLevelPolicy,
-    SkillEpisode,
-    collect_episodes,
-    max_skills_per_episode,
-)
-from algorithms.skill_model import SkillModel, load_skill_model
+from algorithms.rollout import EpisodeKey, EpisodeNoise, SkillEpisode, collect_episodes
+from algorithms.skill_space import SkillSpace
 from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport
+from envs.core import Task
 
 ADAPTED_FILE = "adapted.pt"
 
 
-@dataclass(frozen=True)
-class AdaptConfig:
-    """Target-task learning (SiMPL section 4.3, appendix E.2.2; SPiRL uses the same settings, F.3)."""
-
-    episodes: int = 500
-    """Training episodes per target task, exploration included (paper, Figure 4: about 500)."""
-    exploration_episodes: int = 20
-    """Episodes with e ~ p(e) before the task is encoded (paper: 20); algorithms without an encoder take none."""
-    batch_size: int = 256
-    """Skill transitions per update (paper: 256)."""
-    replay_capacity: int = 20_000
-    """Skill transitions kept per task (paper: 20,000)."""
-    transition_reuse: float = 256.0
-    """Updates per episode = this x skill transitions / batch_size (released: 256)."""
-    updates_per_episode: int = 0
-    """Departure: this many updates after each episode, whatever its length, so that all learners keep step and
-    collect together (0: by ``transition_reuse``, as released)."""
-    learning_rate: float = 3e-4
-    """Adam, for policy and critics (paper: 3e-4)."""
-    coefficient_learning_rate: float = 3e-4
-    """Adam, for the regularisation coefficient (released: 3e-4; SPiRL on the kitchen 3e-3)."""
-    initial_coefficient: float = 0.05
-    """alpha at the start, where it is not meta-trained (released SPiRL: 0.05; paper F.3: 0.01)."""
-    coefficient_only_grows: bool = True
-    """alpha is never lowered (released: on for SiMPL, off for SPiRL)."""
-    target_kl: float = 1.0
-    """Target divergence delta (paper: maze 1)."""
-    kl_clip: float = 5.0
-    """Clip of the KL in the TD target (released: maze 5)."""
-    discount: float = 0.99
-    """Per skill (released)."""
-    n_step: int = 1
-    """Departure: TD targets look this many skills ahead along the stored episode, uncorrected and without the KL of
-    the skills in between (released: 1)."""
-    target_rate: float = 0.005
-    """Smoothing of the target critics (released)."""
-    rewarded_fraction: float = 0.0
-    """Departure: this part of each batch is drawn from rewarded transitions, where there are any (released: 0)."""
-    clip_targets: bool = False
-    """Departure: TD targets never exceed the highest possible return, so that values cannot diverge (released: off)."""
-    bf16: bool = False
-    """Departure: hidden layers in bfloat16 autocast (off: float32)."""
-
-    def validate(self) -> None:
-        require_between(self, (1, 10**6), "episodes")
-        require_between(self, (0, self.episodes - 1), "exploration_episodes")
-        require_between(self, COUNT, "replay_capacity")
-        require_between(self, (1, self.replay_capacity), "batch_size")
-        require_between(self, (0, 10**6), "updates_per_episode")
-        require_between(self, (1, 10_000), "n_step")
-        require_between(self, FRACTION, "rewarded_fraction")
-        require_between(self, RATE, "learning_rate", "coefficient_learning_rate", "discount", "target_rate")
-        require_between(self, WEIGHT, "transition_reuse", "initial_coefficient", "target_kl", "kl_clip")
-
-
-class SkillAdaptation(Stage):
+class Adaptation(Stage):
     """skills (and whatever initialises the learners) -> episode rows and adapted learners."""
 
     MAX_UPDATES_PER_ADVANCE = 50
 
-    def __init__(self, config: AdaptConfig, actor_critic: ActorCriticConfig, context: StageContext) -> None:
-        self.config, self.context, self.actor_critic = config, context, actor_critic
+    phase = "adapt"
+    """Of the episode rows."""
+
+    def __init__(
+        self, config: TaskLearningConfig, actor_critic: NetworkConfig, space: SkillSpace, context: StageContext
+    ) -> None:
+        self.config, self.context, self.actor_critic, self.space = config, context, actor_critic, space
         self.distribution = context.task_distribution
-        self.skill_model: SkillModel = load_skill_model(context.inputs["skills"], context.device)
-        self.low_level_policy = LowLevelPolicy(load_skill_model(context.inputs["skills"]))
-        self.inputs = StateInputs(self.skill_model, actor_critic.standardise_states)
-        self.fields = transition_fields(self.distribution.observation_dim, self.skill_model.config.latent_dim)
+        self.tasks, indices = self.tasks_to_learn()
+        self.inputs = StateInputs(space.prior, actor_critic.standardise_states, context.device)
+        self.fields = transition_fields(self.distribution.observation_dim, space.latent_dim, space.prior.prior_dim)
         self.highest_target = self.distribution.score_range[1] if config.clip_targets else math.inf
-        self.target_tasks = list(context.target_tasks)
-        self.learning_tasks = list(context.target_tasks)
-        """Target tasks still being learned: learner i of the stack learns ``learning_tasks[i]``."""
+        self.task_indices = list(indices)
+        self.learning_tasks = list(indices)
+        """Tasks still being learned: learner i of the stack learns ``learning_tasks[i]``, an index into ``tasks``."""
         self.networks, self.task_embeddings, self.coefficients = self.initial_learners()
         self._make_optimizers()
         copies = len(self.learning_tasks)
@@ -130,17 +74,21 @@ class SkillAdaptation(Stage):
         )
         self.owed_updates = torch.zeros(copies, dtype=torch.int64)
         self.updates = torch.zeros(copies, dtype=torch.int64)
-        self.episodes: dict[int, int] = dict.fromkeys(self.target_tasks, 0)
-        self.env_steps: dict[int, int] = dict.fromkeys(self.target_tasks, 0)
+        self.episodes: dict[int, int] = dict.fromkeys(self.task_indices, 0)
+        self.env_steps: dict[int, int] = dict.fromkeys(self.task_indices, 0)
         self.finished_learners: dict[int, dict[str, Any]] = {}
         self._last_success: dict[int, bool] = {}
 
     # -- what an algorithm says ----------------------------------------------------------------
 
+    def tasks_to_learn(self) -> tuple[Sequence[Task], Sequence[int]]:
+        """(tasks, which of them). Here: the target tasks that the run was asked for."""
+        return self.distribution.target_tasks, self.context.target_tasks
+
     def initial_learners(self) -> tuple[SkillActorCritic, Tensor, DualCoefficients]:
         """Networks of M copies, task embeddings (M, E), coefficients (M,). Here: policies at the prior, E = 0."""
-        dims = (self.distribution.observation_dim, self.skill_model.config.latent_dim, 0)
-        generators = [torch_generator(self.context.seed, "adapt", "init", task) for task in self.target_tasks]
+        dims = (self.distribution.observation_dim, self.space.latent_dim, 0)
+        generators = [torch_generator(self.context.seed, self.phase, "init", task) for task in self.task_indices]
         singles = [SkillActorCritic(self.actor_critic, *dims, 1, generator) for generator in generators]
         networks = SkillActorCritic.stack(singles).to(self.context.device)
         copies = len(singles)
@@ -159,7 +107,7 @@ class SkillAdaptation(Stage):
         successes = list(self._last_success.values())
         return Progress(
             done=sum(self.episodes.values()),
-            total=self.config.episodes * len(self.target_tasks),
+            total=self.config.episodes * len(self.task_indices),
             unit="episodes",
             success=sum(successes) / len(successes) if successes else None,
         )
@@ -192,7 +140,7 @@ class SkillAdaptation(Stage):
             self.networks,
             self.task_embeddings[waiting],
             self.inputs,
-            self.skill_model,
+            self.space.prior,
             self.episode_noise(keys),
             chosen_models=waiting,
         )
@@ -200,7 +148,7 @@ class SkillAdaptation(Stage):
         rows = []
         for learner, task, episode in zip(waiting.tolist(), tasks, episodes, strict=True):
             self.learn_from(learner, self.pack(episode))
-            rows.append(self.row("adapt", task, episode))
+            rows.append(self.row(self.phase, task, episode))
         return rows
 
     def learn_from(self, learner: int, transitions: Tensor) -> None:
@@ -212,19 +160,17 @@ class SkillAdaptation(Stage):
 
     def collect(self, tasks: Sequence[int], keys: Sequence[EpisodeKey], policy: Any) -> Any:
         world = self.distribution.make_world(len(tasks), threads=self.context.threads)
-        return collect_episodes(
-            world, [self.distribution.target_tasks[task] for task in tasks], keys, policy, self.low_level_policy
-        )
+        return collect_episodes(world, [self.tasks[task] for task in tasks], keys, policy, self.space.low_level_policy)
 
     def pack(self, episode: SkillEpisode) -> Tensor:
         return self.inputs.pack(self.fields, episode, self.config.discount, self.config.n_step)
 
     def episode_key(self, task: int, episode: int) -> EpisodeKey:
-        return (self.context.seed, "adapt", task, episode)
+        return (self.context.seed, self.phase, task, episode)
 
     def episode_noise(self, keys: Sequence[EpisodeKey]) -> EpisodeNoise:
-        skills = max_skills_per_episode(self.distribution.episode_env_steps, self.low_level_policy.skill_length)
-        return EpisodeNoise(keys, skills, self.skill_model.config.latent_dim)
+        skills = self.space.max_skills(self.distribution.episode_env_steps)
+        return EpisodeNoise(keys, skills, self.space.latent_dim)
 
     def row(self, phase: str, task: int, episode: Any) -> EpisodeRow:
         self.env_steps[task] += episode.length
@@ -240,11 +186,11 @@ class SkillAdaptation(Stage):
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """(replay positions (M, B), noise (2, M, B, Z)), keyed by task and that task's own update count."""
-        batch, latent = self.config.batch_size, self.skill_model.config.latent_dim
+        batch, latent = self.config.batch_size, self.space.latent_dim
         uniform = torch.empty((len(self.learning_tasks), batch))
         noise = torch.empty((2, len(self.learning_tasks), batch, latent))
         for learner, task in enumerate(self.learning_tasks):
-            generator = torch_generator(self.context.seed, "adapt", "update", task, int(self.updates[learner]))
+            generator = torch_generator(self.context.seed, self.phase, "update", task, int(self.updates[learner]))
             torch.rand(batch, generator=generator, out=uniform[learner])
             noise[:, learner] = torch.randn((2, batch, latent), generator=generator)
         learners = torch.arange(len(self.learning_tasks))
@@ -262,7 +208,8 @@ class SkillAdaptation(Stage):
         config = self.config
         autocast = torch.autocast(self.context.device, dtype=torch.bfloat16, enabled=config.bf16)
         with autocast:
-            targets = td_target(self.networks, batch, coefficients, noise[0], config.kl_clip, self.highest_target)
+            clip = config.divergence_clip
+            targets = td_target(self.networks, batch, coefficients, noise[0], clip, self.highest_target)
             losses = critic_loss(self.networks, batch, targets)
         self.critic_optimizer.zero_grad()
         losses.sum().backward()  # a sum: each learner's gradient is its own
@@ -270,16 +217,16 @@ class SkillAdaptation(Stage):
         self.networks.update_targets(self.config.target_rate)
 
         with autocast:
-            policy_losses, kl = policy_loss(self.networks, batch, coefficients, noise[1])
+            policy_losses, divergence = policy_loss(self.networks, batch, coefficients, noise[1])
         self.policy_optimizer.zero_grad()
         policy_losses.sum().backward()
         self.policy_optimizer.step()
-        self.coefficients.update(kl.mean(1) - self.config.target_kl)
+        self.coefficients.update(divergence.mean(1) - config.target_divergence(self.space.latent_dim))
         self.updates += 1
         return {
             "critic_loss": float(losses.detach().mean()),
             "policy_loss": float(policy_losses.detach().mean()),
-            "kl": float(kl.detach().mean()),
+            "divergence": float(divergence.detach().mean()),
             "coefficient": float(coefficients.mean()),
             "target_mean": float(targets.mean()),
             "updates": float(self.updates.float().mean()),
@@ -290,7 +237,7 @@ class SkillAdaptation(Stage):
 
     def make_coefficients(self, initial: Tensor) -> DualCoefficients:
         config = self.config
-        return DualCoefficients(initial, config.coefficient_learning_rate, config.coefficient_only_grows)
+        return DualCoefficients(initial, config.coefficient_learning_rate, config.divergence_only_weighs_more)
 
     def _make_optimizers(self) -> None:
         rate = self.config.learning_rate

@@ -1,11 +1,11 @@
-"""Meta-training of a task-conditioned policy over skills: collecting, contexts, and the calendar of updates.
+"""Meta-training of a task-conditioned policy: collecting, contexts, and the calendar of updates.
 
     warm-up    contexts filled with e ~ p(e), then the critics' replay with e ~ q(e given c)
-    epoch      one episode per task with e ~ p(e), one with e ~ q(e given a large context)
+    epoch      one episode per task with e ~ p(e), one with e ~ q(e given a large context: the last context group)
                -> ``transition_reuse * collected / sets / transitions_per_task`` updates of the learner
 
 Only episodes with e ~ p(e) enter the context replay, since that is what a new task will be explored with; both
-kinds enter the critics' replay. What an update is, the algorithm's learner says (``simpl.py``).
+kinds enter the critics' replay. What an update is, the algorithm's learner says (``simpl.py``, ``pearl.py``).
 
 Axes: N task, S context set, C context transition, B transitions per set, E task embedding.
 """
@@ -13,10 +13,10 @@ Axes: N task, S context set, C context transition, B transitions per set, E task
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +24,22 @@ from torch import Tensor, nn
 from algorithms.files import save_tensors
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
-from algorithms.regularized_sac import ActorCriticConfig, FrozenPolicies, SkillActorCritic, StateInputs
+from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic, StateInputs
 from algorithms.replay import MultiTaskReplay, PackedFields
-from algorithms.rollout import EpisodeKey, EpisodeNoise, LowLevelPolicy, collect_episodes, max_skills_per_episode
-from algorithms.set_transformer import TaskEncoder
-from algorithms.skill_model import load_skill_model
+from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
+from algorithms.skill_space import SkillSpace
 from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport
 
 META_FILE = "meta.pt"
+
+
+class ContextGroup(NamedTuple):
+    """Context sets of one size within an update."""
+
+    tasks: int
+    """Sets, each of a task drawn with replacement."""
+    transitions: int
+    """In each set."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +51,8 @@ class MetaTrainConfig:
     counts 10,000 / 18,000 / 16,000 episodes for 10 / 20 / 40 maze tasks)."""
     task_embedding_dim: int = 5
     """dim(e) (released: maze 5, kitchen 6; paper: 6 with 40 maze tasks, else 5; kitchen 10)."""
-    small_context_tasks: int = 4
-    """Context sets of ``small_context`` per update (released: 4; paper: 20 tasks in all)."""
-    large_context_tasks: int = 26
-    """Context sets of ``large_context`` per update (released: 26)."""
     transitions_per_task: int = 1024
     """RL transitions per context set and update (paper: maze 1024, kitchen 256)."""
-    small_context: int = 4
-    """Transitions in a small context (paper: maze 4, kitchen 2)."""
-    large_context: int = 8192
-    """Transitions in a large context (paper: maze 8192, kitchen 1024)."""
     warm_up_transitions: int = 8192
     """Context transitions collected per task with e ~ p(e) before the first epoch (released: the large context)."""
     transition_reuse: float = 256.0
@@ -69,20 +69,29 @@ class MetaTrainConfig:
     rewarded_fraction: float = 0.0
     """Departure: this part of each critic batch comes from rewarded transitions (released: 0)."""
     context_drawn: int = 0
-    """Departure: draw this many transitions, keep ``large_context`` of them with the rewarded first (0: off)."""
-    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
-    """The high-level policy and critics."""
+    """Departure: draw this many transitions, keep the largest context of them with the rewarded first (0: off)."""
 
     def validate(self) -> None:
-        require_between(self, COUNT, "epochs", "small_context", "large_context", "replay_capacity", "context_capacity")
-        require_between(self, (1, 10_000), "small_context_tasks", "large_context_tasks", "task_embedding_dim", "n_step")
+        require_between(self, COUNT, "epochs", "replay_capacity", "context_capacity")
+        require_between(self, (1, 10_000), "task_embedding_dim", "n_step")
         require_between(self, (1, self.replay_capacity), "transitions_per_task")
         require_between(self, (1, self.context_capacity), "warm_up_transitions")
         require_between(self, FRACTION, "rewarded_fraction")
         require_between(self, RATE, "discount")
         require_between(self, WEIGHT, "transition_reuse")
-        if self.context_drawn != 0 and self.context_drawn < self.large_context:
-            raise ValueError(f"context_drawn is {self.context_drawn}; valid is 0 or at least {self.large_context}")
+        largest = self.context_groups[-1].transitions
+        if self.context_drawn != 0 and self.context_drawn < largest:
+            raise ValueError(f"context_drawn is {self.context_drawn}; valid is 0 or at least {largest}")
+
+    @property
+    def context_groups(self) -> tuple[ContextGroup, ...]:
+        """What an update's contexts are, smallest first; the policy that collects is given the last group's size."""
+        raise NotImplementedError
+
+    @property
+    def context_sets(self) -> int:
+        """Context sets, and so tasks, in an update."""
+        return sum(group.tasks for group in self.context_groups)
 
 
 class MetaLearner(nn.Module):
@@ -92,7 +101,8 @@ class MetaLearner(nn.Module):
     context_dim: int
     """A context transition is this many leading columns of ``fields``."""
     latent_dim: int
-    encoder: TaskEncoder
+    encoder: Callable[[Tensor], Gaussian]
+    """q(e given c): contexts (S, C, context_dim) -> (S, E)."""
     networks: SkillActorCritic
 
     @abstractmethod
@@ -103,12 +113,17 @@ class MetaLearner(nn.Module):
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]: ...
 
     @abstractmethod
-    def update(self, rows: Tensor, contexts: tuple[Tensor, Tensor], tasks: Tensor, noise: Tensor) -> dict[str, float]:
+    def update(self, rows: Tensor, contexts: Sequence[Tensor], tasks: Tensor, noise: Tensor) -> dict[str, float]:
         """One update and its diagnostics.
 
-        ``rows`` (S, B, F), ``contexts`` (small, large), ``tasks`` (S,) with the small-context sets first,
+        ``rows`` (S, B, F), ``contexts`` one tensor per context group, ``tasks`` (S,) in the order of the groups,
         ``noise`` (2, S B, Z + E) from N(0, I).
         """
+
+    @property
+    @abstractmethod
+    def target_task_coefficient(self) -> Tensor:
+        """alpha (), which learning a target task starts from."""
 
 
 def prior_task_embeddings(episode_keys: Sequence[EpisodeKey], dim: int) -> Tensor:
@@ -117,19 +132,17 @@ def prior_task_embeddings(episode_keys: Sequence[EpisodeKey], dim: int) -> Tenso
 
 
 class MetaTraining(Stage):
-    """skills -> meta-trained encoder, policy and critics (SiMPL, section 4.2)."""
+    """skills or actions -> meta-trained encoder, policy and critics (SiMPL, section 4.2)."""
 
     MAX_UPDATES_PER_ADVANCE = 10
     MAX_TRANSITIONS_PER_ADVANCE = 20_480
     """Limits of one piece of updating, so that a signal is answered soon at every preset."""
 
-    def __init__(self, config: MetaTrainConfig, learner: MetaLearner, context: StageContext) -> None:
-        self.config, self.context = config, context
+    def __init__(self, config: MetaTrainConfig, learner: MetaLearner, space: SkillSpace, context: StageContext) -> None:
+        self.config, self.context, self.space = config, context, space
         self.distribution = context.task_distribution
         self.tasks = self.distribution.train_tasks
-        self.skill_model = load_skill_model(context.inputs["skills"], context.device)
-        self.low_level_policy = LowLevelPolicy(load_skill_model(context.inputs["skills"]))
-        self.inputs = StateInputs(self.skill_model, config.actor_critic.standardise_states)
+        self.inputs = StateInputs(space.prior, learner.networks.config.standardise_states, context.device)
         self.learner = learner.to(context.device)
         self.learner.make_optimizers()
         count, fields = len(self.tasks), learner.fields
@@ -167,8 +180,8 @@ class MetaTraining(Stage):
         before = int(self.replay.added.sum())
         rows = self._collect(everyone, everyone)
         collected = int(self.replay.added.sum()) - before
-        sets = self.config.small_context_tasks + self.config.large_context_tasks
-        self.owed_updates = round(self.config.transition_reuse * collected / sets / self.config.transitions_per_task)
+        per_update = self.config.context_sets * self.config.transitions_per_task
+        self.owed_updates = round(self.config.transition_reuse * collected / per_update)
         self.epochs += 1
         success = {
             phase: sum(row.success for row in rows if row.phase == phase) / len(everyone)
@@ -190,17 +203,16 @@ class MetaTraining(Stage):
         if posterior_tasks:
             index = torch.tensor(posterior_tasks)
             generator = torch_generator(self.context.seed, "meta_train", "acting_context", self.rounds)
-            posterior = self._encode_large(index, generator)
+            posterior = self._encode(index, generator)
             embeddings[len(prior_tasks) :] = posterior.sample(embeddings[len(prior_tasks) :])
-        model = self.skill_model
-        max_skills = max_skills_per_episode(self.distribution.episode_env_steps, model.config.skill_length)
-        noise = EpisodeNoise(keys, max_skills, model.config.latent_dim)
+        max_skills = self.space.max_skills(self.distribution.episode_env_steps)
+        noise = EpisodeNoise(keys, max_skills, self.space.latent_dim)
         episodes = collect_episodes(
             self.distribution.make_world(len(tasks), threads=self.context.threads),
             [self.tasks[task] for task in tasks],
             keys,
-            FrozenPolicies(self.learner.networks, embeddings, self.inputs, model, noise),
-            self.low_level_policy,
+            FrozenPolicies(self.learner.networks, embeddings, self.inputs, self.space.prior, noise),
+            self.space.low_level_policy,
         )
         rows = []
         for task, phase, episode in zip(tasks, phases, episodes, strict=True):
@@ -225,26 +237,27 @@ class MetaTraining(Stage):
         return rows
 
     @torch.inference_mode()
-    def _encode_large(self, tasks: Tensor, generator: torch.Generator) -> Gaussian:
-        posterior: Gaussian = self.learner.encoder(self._large_contexts(tasks, generator))
-        return posterior
+    def _encode(self, tasks: Tensor, generator: torch.Generator) -> Gaussian:
+        size = self.config.context_groups[-1].transitions
+        return self.learner.encoder(self._contexts(tasks, size, self.config.context_drawn, generator))
 
-    def _large_contexts(self, tasks: Tensor, generator: torch.Generator) -> Tensor:
-        """(S, large_context, context features) of each task in ``tasks`` (S,), drawn with replacement."""
-        config = self.config
-        if config.context_drawn:
-            uniform = torch.rand((len(tasks), config.context_drawn), generator=generator)
-            positions = self.context_replay.draw_rewarded_first(tasks, uniform, config.large_context)
+    def _contexts(self, tasks: Tensor, size: int, drawn: int, generator: torch.Generator) -> Tensor:
+        """(S, size, context features) of each task in ``tasks`` (S,), drawn with replacement.
+
+        With ``drawn``, so many are drawn and ``size`` of them kept, rewarded ones first.
+        """
+        uniform = torch.rand((len(tasks), drawn or size), generator=generator)
+        if drawn:
+            positions = self.context_replay.draw_rewarded_first(tasks, uniform, size)
         else:
-            uniform = torch.rand((len(tasks), config.large_context), generator=generator)
             positions = self.context_replay.draw_uniform(tasks, uniform)
         return self.context_replay.gather(tasks, positions)[..., : self.learner.context_dim]
 
     # -- updating ------------------------------------------------------------------------------
 
     def _some_updates(self) -> StageReport:
-        sets = self.config.small_context_tasks + self.config.large_context_tasks
-        affordable = max(1, self.MAX_TRANSITIONS_PER_ADVANCE // (sets * self.config.transitions_per_task))
+        per_update = self.config.context_sets * self.config.transitions_per_task
+        affordable = max(1, self.MAX_TRANSITIONS_PER_ADVANCE // per_update)
         count = min(self.owed_updates, self.MAX_UPDATES_PER_ADVANCE, affordable)
         metrics: dict[str, float] = {}
         for _ in range(count):
@@ -253,23 +266,22 @@ class MetaTraining(Stage):
         self.owed_updates -= count
         return StageReport(metrics={"updates": float(self.updates)} | metrics)
 
-    def _draw(self) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
+    def _draw(self) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
         """Everything random about update ``self.updates``, keyed by it."""
-        config = self.config
+        config, groups = self.config, self.config.context_groups
         generator = torch_generator(self.context.seed, "meta_train", "update", self.updates)
-        sets = config.small_context_tasks + config.large_context_tasks
+        sets = config.context_sets
         tasks = torch.randint(len(self.tasks), (sets,), generator=generator)
-        small_tasks, large_tasks = tasks[: config.small_context_tasks], tasks[config.small_context_tasks :]
-        uniform = torch.rand((len(small_tasks), config.small_context), generator=generator)
-        small_positions = self.context_replay.draw_uniform(small_tasks, uniform)
-        small = self.context_replay.gather(small_tasks, small_positions)[..., : self.learner.context_dim]
-        large = self._large_contexts(large_tasks, generator)
+        contexts = []
+        for group, group_tasks in zip(groups, tasks.split([group.tasks for group in groups]), strict=True):
+            drawn = config.context_drawn if group is groups[-1] else 0
+            contexts.append(self._contexts(group_tasks, group.transitions, drawn, generator))
         uniform = torch.rand((sets, config.transitions_per_task), generator=generator)
         rewarded = round(config.rewarded_fraction * config.transitions_per_task)
         rows = self.replay.gather(tasks, self.replay.draw_stratified(tasks, uniform, rewarded))
         noise_shape = (2, sets * config.transitions_per_task, self.learner.latent_dim + config.task_embedding_dim)
         noise = torch.randn(noise_shape, generator=generator).to(self.context.device)
-        return rows, (small, large), tasks, noise
+        return rows, contexts, tasks, noise
 
     # -- state ---------------------------------------------------------------------------------
 

@@ -11,19 +11,18 @@ import torch
 from algorithms.adaptation import ADAPTED_FILE
 from algorithms.files import load_tensors
 from algorithms.networks import torch_generator
-from algorithms.regularized_sac import ActorCriticConfig, FrozenPolicies, SkillActorCritic, StateInputs
-from algorithms.rollout import EpisodeKey, EpisodeNoise, LowLevelPolicy, collect_episodes, max_skills_per_episode
-from algorithms.skill_model import load_skill_model
+from algorithms.regularized_sac import FrozenPolicies, NetworkConfig, SkillActorCritic, StateInputs
+from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
+from algorithms.skill_space import SkillSpace
 from algorithms.stage import PlayedEpisode, PlayRequest, StageContext
 
 
 def play_skill_policy(
-    actor_critic: ActorCriticConfig, context: StageContext, request: PlayRequest
+    actor_critic: NetworkConfig, space: SkillSpace, context: StageContext, request: PlayRequest
 ) -> list[PlayedEpisode]:
-    """Episodes of the learner of ``request.task`` in an artefact of ``SkillAdaptation``."""
+    """Episodes of the learner of ``request.task`` in an artefact of ``Adaptation``."""
     distribution, device = context.task_distribution, context.device
-    model = load_skill_model(context.inputs["skills"], device)
-    latent_dim = model.config.latent_dim
+    latent_dim = space.latent_dim
     learner = load_tensors(request.artefact / ADAPTED_FILE)["learners"][request.task]
     embedding = learner["task_embedding"].to(device)
     generator = torch_generator(request.seed, "play", "init")  # of no effect: every weight that acts is replaced
@@ -32,18 +31,17 @@ def play_skill_policy(
     ).to(device)
     for parameter, saved in zip(networks.policy.parameters(), learner["policy"], strict=True):
         parameter.data[0] = saved
-    low_level_policy = LowLevelPolicy(load_skill_model(context.inputs["skills"]))
-    max_skills = max_skills_per_episode(distribution.episode_env_steps, low_level_policy.skill_length)
+    max_skills = space.max_skills(distribution.episode_env_steps)
     played = []
     for index in range(request.episodes):
         key: EpisodeKey = (request.seed, "play", request.task, index)
         noise = EpisodeNoise([key], max_skills, latent_dim)
-        inputs = StateInputs(model, actor_critic.standardise_states)
-        policy = FrozenPolicies(networks, embedding[None], inputs, model, noise)
+        inputs = StateInputs(space.prior, actor_critic.standardise_states, device)
+        policy = FrozenPolicies(networks, embedding[None], inputs, space.prior, noise)
         world = distribution.make_world(1, threads=context.threads)
         task = distribution.target_tasks[request.task]
         with torch.inference_mode():
-            (episode,) = collect_episodes(world, [task], [key], policy, low_level_policy, record_paths=True)
+            (episode,) = collect_episodes(world, [task], [key], policy, space.low_level_policy, record_paths=True)
         assert episode.path is not None
         played.append(PlayedEpisode(episode.path, episode.episode_return))
     return played

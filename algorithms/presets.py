@@ -93,6 +93,34 @@ SPIRL_PRESETS: dict[tuple[str, str], Values] = {
     ("kitchen", "smoke"): {**ADAPT_SMOKE, **SMALL_NETWORKS, **SPIRL_KITCHEN, "adapt.batch_size": 32},
 }
 
+# -- SAC -------------------------------------------------------------------------------------------
+
+SAC_QUICK: Values = {
+    "adapt.episodes": 200,
+    "adapt.batch_size": 256,
+    "adapt.updates_per_episode": 50,
+    "adapt.learning_rate": 1e-3,
+    "adapt.coefficient_learning_rate": 1e-3,
+    "adapt.actor_critic.hidden_dim": 128,
+}
+
+SAC_SMOKE: Values = {
+    **SAC_QUICK,
+    "adapt.episodes": 4,
+    "adapt.batch_size": 64,
+    "adapt.updates_per_episode": 2,
+    "adapt.actor_critic.hidden_dim": 32,
+}
+
+SAC_PRESETS: dict[tuple[str, str], Values] = {
+    ("maze", "paper"): {},
+    ("maze", "quick"): SAC_QUICK,
+    ("maze", "smoke"): SAC_SMOKE,
+    ("kitchen", "paper"): {"adapt.batch_size": 1024},
+    ("kitchen", "quick"): {**SAC_QUICK, "adapt.episodes": 120},
+    ("kitchen", "smoke"): SAC_SMOKE,
+}
+
 # -- SiMPL's meta-training -------------------------------------------------------------------------
 
 META_QUICK: Values = {

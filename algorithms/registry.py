@@ -83,3 +83,4 @@ def algorithm(name: str) -> Algorithm:
 
 register_algorithm("simpl", "algorithms.simpl:ALGORITHM", "skill-based meta-reinforcement learning")
 register_algorithm("spirl", "algorithms.spirl:ALGORITHM", "skill-prior reinforcement learning, no meta-training")
+register_algorithm("sac", "algorithms.sac:ALGORITHM", "soft actor-critic from scratch, primitive actions")

@@ -1,13 +1,14 @@
-"""Soft actor-critic over skills, regularised towards the skill prior: what SPiRL, SiMPL and MTRL share.
+"""Soft actor-critic with a regularised policy: what all off-policy algorithms here share.
 
-    objective (SiMPL equations 1, 4, 5):   max E [ r - alpha KL(pi(z given s, e), p(z given s)) ]
-    TD target:     y = r + gamma (1 - done) (min_i Q'_i(s', z', e) - alpha clip(KL'))      (or n skills ahead)
+    objective (SiMPL equations 1, 4, 5):   max E [ r - alpha D(pi(z given s, e)) ]
+    TD target:     y = r + gamma (1 - done) (min_i Q'_i(s', z', e) - alpha clip(D'))      (or n skills ahead)
     critics:       mean over the two critics of (Q_i(s, z, e) - y)^2
-    policy:        mean of alpha KL(pi, p) - min_i Q_i(s, z ~ pi, e), critics frozen
-    alpha:         dual gradient towards a target divergence; it may only grow (released code)
+    policy:        mean of alpha D - min_i Q_i(s, z ~ pi, e), critics frozen
+    alpha:         dual gradient towards a target divergence; in released SiMPL it may only grow
 
-The policy is a residual around the frozen prior (SiMPL appendix E.1.3) and starts exactly at it: the residual's
-last layer is zero. gamma is per skill, whatever the skill's length.
+The divergence D is the policy head's (``policy_heads.py``): KL(pi, prior) over skills (SPiRL, SiMPL, MTRL) or actions
+(BC+PEARL), or log pi, which makes it plain soft actor-critic over actions (SAC, PEARL). z is a skill, or an action
+where there are no skills; gamma is per skill, whatever the skill's length.
 
 Everything works on M independent learners at once. Meta-training is M = 1 with the tasks folded into the
 batch; adapting to ten target tasks is M = 10. Axes: M model copy, B batch, D feature, E task embedding, Z skill.
@@ -19,6 +20,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -26,13 +28,28 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from algorithms.networks import MIN_SIGMA, Gaussian, SigmaParametrization, StackedLinear, StackedMLP, softplus_inverse
+from algorithms.networks import Gaussian, SigmaParametrization, StackedLinear, StackedMLP, softplus_inverse
+from algorithms.policy_heads import PolicyHead, ResidualHead, SquashedGaussian, SquashedHead
 from algorithms.ranges import require_between
 from algorithms.replay import PackedFields
 from algorithms.rollout import SkillEpisode
-from algorithms.skill_model import SkillModel
+from algorithms.skill_space import SkillPrior, as_gaussian
 
 CRITICS = 2
+
+
+class NetworkConfig(Protocol):
+    """What the actor-critic reads of its configuration."""
+
+    @property
+    def hidden_dim(self) -> int: ...
+    @property
+    def hidden_layers(self) -> int: ...
+    @property
+    def standardise_states(self) -> bool: ...
+    @property
+    def zero_initial_values(self) -> bool: ...
+    def make_head(self) -> PolicyHead: ...
 
 
 @dataclass(frozen=True)
@@ -54,9 +71,33 @@ class ActorCriticConfig:
     def validate(self) -> None:
         require_between(self, (1, 10_000), "hidden_dim", "hidden_layers")
 
+    def make_head(self) -> PolicyHead:
+        return ResidualHead(self.sigma_parametrization)
 
-def transition_fields(observation_dim: int, latent_dim: int) -> PackedFields:
-    """Columns of a stored skill transition.
+
+@dataclass(frozen=True)
+class SquashedActorCriticConfig:
+    """Shape of a policy over primitive actions that nothing but entropy regularises, and of its critics."""
+
+    hidden_dim: int = 256
+    """Width (SAC: 256)."""
+    hidden_layers: int = 2
+    """Hidden layers (SAC: 2)."""
+    zero_initial_values: bool = False
+    """Departure: critics start at 0 everywhere (SAC: off)."""
+
+    standardise_states: ClassVar[bool] = False
+    """There is no offline data whose scale could be used."""
+
+    def validate(self) -> None:
+        require_between(self, (1, 10_000), "hidden_dim", "hidden_layers")
+
+    def make_head(self) -> PolicyHead:
+        return SquashedHead()
+
+
+def transition_fields(observation_dim: int, latent_dim: int, prior_dim: int) -> PackedFields:
+    """Columns of a stored transition; ``prior_dim`` is 2 Z, or 0 where there is no prior.
 
     First the transition itself, as a context sees it; then what its TD target needs, n skills ahead: the discounted
     rewards on the way, the discount of the value there (0 after termination), the state there, and the frozen
@@ -72,8 +113,8 @@ def transition_fields(observation_dim: int, latent_dim: int) -> PackedFields:
             "td_rewards": 1,
             "td_discounts": 1,
             "td_states": observation_dim,
-            "prior": 2 * latent_dim,
-            "td_prior": 2 * latent_dim,
+            "prior": prior_dim,
+            "td_prior": prior_dim,
         }
     )
 
@@ -85,15 +126,15 @@ CONTEXT_LAST_FIELD = "next_states"
 class StateInputs:
     """What the high-level networks see of a state: itself, or standardised as the skill model does."""
 
-    def __init__(self, model: SkillModel, standardise: bool) -> None:
-        self._model, self._standardise = model, standardise
+    def __init__(self, prior: SkillPrior, standardise: bool, device: str = "cpu") -> None:
+        self._prior, self._standardise, self._device = prior, standardise, device
 
     def __call__(self, states: Tensor) -> Tensor:
-        return self._model.standardise(states) if self._standardise else states
+        return self._prior.standardise(states) if self._standardise else states
 
     def pack(self, fields: PackedFields, episode: SkillEpisode, discount: float, n_step: int) -> Tensor:
         """An episode as rows (T', F) of ``fields``; ``discount`` is per skill."""
-        device = self._model.state_mean.device
+        device = self._device
         td_rewards, td_discounts, last = n_step_returns(episode.rewards, episode.dones, discount, n_step)
         states, next_states = episode.states.to(device), episode.next_states.to(device)
         td_states = next_states[last.to(device)]
@@ -107,8 +148,8 @@ class StateInputs:
                 "td_rewards": td_rewards.to(device),
                 "td_discounts": td_discounts.to(device),
                 "td_states": self(td_states),
-                "prior": self._model.prior_columns(states),
-                "td_prior": self._model.prior_columns(td_states),
+                "prior": self._prior.prior_columns(states),
+                "td_prior": self._prior.prior_columns(td_states),
             }
         )
 
@@ -150,18 +191,18 @@ class TransitionBatch:
             td_rewards=columns["td_rewards"],
             td_discounts=columns["td_discounts"],
             td_states=columns["td_states"],
-            prior=Gaussian(*columns["prior"].chunk(2, dim=-1)),
-            td_prior=Gaussian(*columns["td_prior"].chunk(2, dim=-1)),
+            prior=as_gaussian(columns["prior"]),
+            td_prior=as_gaussian(columns["td_prior"]),
             task_embeddings=task_embeddings,
         )
 
 
 class SkillActorCritic(nn.Module):
-    """M task-conditioned residual policies, their twin critics and target critics."""
+    """M task-conditioned policies, their twin critics and target critics."""
 
     def __init__(
         self,
-        config: ActorCriticConfig,
+        config: NetworkConfig,
         state_dim: int,
         latent_dim: int,
         task_embedding_dim: int,
@@ -172,7 +213,9 @@ class SkillActorCritic(nn.Module):
         self.config, self.model_copies, self.latent_dim = config, model_copies, latent_dim
         hidden_dims = [config.hidden_dim] * config.hidden_layers
         policy_in = state_dim + task_embedding_dim
-        self.policy = StackedMLP(model_copies, policy_in, hidden_dims, 2 * latent_dim, generator, zero_output=True)
+        self.head = config.make_head()
+        policy_shape = (model_copies, policy_in, hidden_dims, 2 * latent_dim)
+        self.policy = StackedMLP(*policy_shape, generator, zero_output=self.head.zero_output)
         critic_shape = (CRITICS * model_copies, policy_in + latent_dim, hidden_dims, 1)
         zero = config.zero_initial_values
         self.critics = StackedMLP(*critic_shape, generator, zero_output=zero)
@@ -190,10 +233,11 @@ class SkillActorCritic(nn.Module):
         stacked.critics.requires_grad_(True)
         return stacked
 
-    def policy_distribution(self, states: Tensor, task_embeddings: Tensor, prior: Gaussian) -> Gaussian:
+    def policy_distribution(
+        self, states: Tensor, task_embeddings: Tensor, prior: Gaussian
+    ) -> Gaussian | SquashedGaussian:
         """pi(z given s, e): (M, B, D), (M, B, E), prior (M, B, Z) -> (M, B, Z)."""
-        output = self.policy(torch.cat([states, task_embeddings], dim=-1)).float()
-        return residual_gaussian(output, prior, self.config.sigma_parametrization)
+        return self.head.policy(self.policy(torch.cat([states, task_embeddings], dim=-1)).float(), prior)
 
     def q_values(
         self, critics: StackedMLP, states: Tensor, task_embeddings: Tensor, skills: Tensor, frozen: bool = False
@@ -211,15 +255,6 @@ class SkillActorCritic(nn.Module):
         torch._foreach_lerp_(list(self.target_critics.parameters()), list(self.critics.parameters()), rate)
 
 
-def residual_gaussian(output: Tensor, prior: Gaussian, parametrization: SigmaParametrization) -> Gaussian:
-    """The policy from its network's output (..., 2 Z): residuals to the prior's mean and (raw) sigma."""
-    mean_residual, sigma_residual = output.chunk(2, dim=-1)
-    mean = prior.mean + mean_residual
-    if parametrization == "exp":
-        return Gaussian(mean, prior.sigma * sigma_residual.exp())
-    return Gaussian(mean, MIN_SIGMA + F.softplus(softplus_inverse(prior.sigma) + sigma_residual))
-
-
 @torch.no_grad()
 def td_target(
     networks: SkillActorCritic,
@@ -229,14 +264,14 @@ def td_target(
     kl_clip: float,
     highest: float = math.inf,
 ) -> Tensor:
-    """y (M, B). ``coefficients`` broadcasts to (M, B); ``noise`` (M, B, Z). The KL clip applies here alone.
+    """y (M, B). ``coefficients`` broadcasts to (M, B); ``noise`` (M, B, Z). The divergence is clipped here alone.
 
     ``highest`` bounds y from above: no policy can do better than the highest return, the critics' extrapolation can.
     """
     embeddings = batch.task_embeddings
     policy = networks.policy_distribution(batch.td_states, embeddings, batch.td_prior)
     next_q = networks.q_values(networks.target_critics, batch.td_states, embeddings, policy.sample(noise))
-    penalty = coefficients * policy.kl(batch.td_prior).clamp(max=kl_clip)
+    penalty = coefficients * networks.head.divergence(policy, batch.td_prior, noise).clamp(max=kl_clip)
     targets = batch.td_rewards.squeeze(-1) + batch.td_discounts.squeeze(-1) * (next_q.amin(1) - penalty)
     return targets.clamp(max=highest)
 
@@ -250,13 +285,13 @@ def critic_loss(networks: SkillActorCritic, batch: TransitionBatch, targets: Ten
 def policy_loss(
     networks: SkillActorCritic, batch: TransitionBatch, coefficients: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(loss (M,), KL(pi, prior) (M, B)). No gradient reaches the critics' weights or the task embeddings."""
+    """(loss (M,), divergence (M, B)). No gradient reaches the critics' weights or the task embeddings."""
     embeddings = batch.task_embeddings.detach()
     policy = networks.policy_distribution(batch.states, embeddings, batch.prior)
     skills = policy.sample(noise)
     values = networks.q_values(networks.critics, batch.states, embeddings, skills, frozen=True).amin(1)
-    kl = policy.kl(batch.prior)
-    return (coefficients * kl - values).mean(1), kl
+    divergence = networks.head.divergence(policy, batch.prior, noise)
+    return (coefficients * divergence - values).mean(1), divergence
 
 
 class DualCoefficients(nn.Module):
@@ -292,7 +327,7 @@ class FrozenPolicies:
     task_embeddings: Tensor
     """(lanes, E)"""
     inputs: StateInputs
-    skill_model: SkillModel
+    prior: SkillPrior
     noise: Callable[[NDArray[np.int64], int], Tensor]
     chosen_models: Tensor | None = None
     """(lanes,) which model acts in each lane; None: all lanes share the only model."""
@@ -311,10 +346,10 @@ class FrozenPolicies:
         """States (A, D) of the active lanes -> sampled skills (A, Z)."""
         index = torch.from_numpy(lanes)
         device = self.task_embeddings.device
-        prior = self.skill_model.skill_prior(states.to(device))
-        inputs = torch.cat([self.inputs(states.to(device)), self.task_embeddings[index]], dim=-1)
+        states = states.to(device)
+        inputs = torch.cat([self.inputs(states), self.task_embeddings[index]], dim=-1)
         output = self._forward_shared(inputs) if self.chosen_models is None else self._forward_own(inputs, index)
-        policy = residual_gaussian(output, prior, self.networks.config.sigma_parametrization)
+        policy = self.networks.head.policy(output, self.prior.skill_prior(states))
         return policy.sample(self.noise(lanes, skill_index).to(device))
 
     def _forward_shared(self, hidden: Tensor) -> Tensor:

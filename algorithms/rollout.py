@@ -53,7 +53,7 @@ class SkillEpisode:
 
 
 class ActsInBetween(Protocol):
-    """What turns skills into actions: a skill is begun, acts for ``skill_length`` env_steps, and lanes may end early."""
+    """What turns skills into actions: a skill is begun and acts for ``skill_length`` env_steps; lanes may end early."""
 
     skill_length: int
     action_dim: int

@@ -30,16 +30,17 @@ Axes: N task, S context set, C context transition, B transitions per set, E task
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from algorithms.adaptation import AdaptConfig, SkillAdaptation
+from algorithms.adaptation_config import AdaptConfig, ExplorationConfig
+from algorithms.encoded_adaptation import EncodedAdaptation
 from algorithms.files import load_tensors
-from algorithms.meta_training import META_FILE, MetaLearner, MetaTrainConfig, MetaTraining, prior_task_embeddings
+from algorithms.meta_training import META_FILE, ContextGroup, MetaLearner, MetaTrainConfig, MetaTraining
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.playback import play_skill_policy
 from algorithms.presets import SIMPL_PRESETS, with_skills
@@ -48,7 +49,6 @@ from algorithms.regularized_sac import (
     CONTEXT_LAST_FIELD,
     ActorCriticConfig,
     DualCoefficients,
-    FrozenPolicies,
     SkillActorCritic,
     TransitionBatch,
     critic_loss,
@@ -57,15 +57,25 @@ from algorithms.regularized_sac import (
     transition_fields,
 )
 from algorithms.set_transformer import TaskEncoder
-from algorithms.skill_model import load_skill_model
+from algorithms.skill_space import learned_skills
 from algorithms.skills import SKILLS_STAGE
-from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageReport, StageSpec
+from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
 
 
 @dataclass(frozen=True)
 class SimplMetaTrainConfig(MetaTrainConfig):
     """Skill-based meta-training. Values: released code for the maze, unless a line says otherwise."""
 
+    small_context_tasks: int = 4
+    """Context sets of ``small_context`` per update (released: 4; paper: 20 tasks in all)."""
+    large_context_tasks: int = 26
+    """Context sets of ``large_context`` per update (released: 26)."""
+    small_context: int = 4
+    """Transitions in a small context (paper: maze 4, kitchen 2)."""
+    large_context: int = 8192
+    """Transitions in a large context (paper: maze 8192, kitchen 1024)."""
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """The high-level policy and critics."""
     small_target_kl: float = 0.5
     """delta_1 (released: 0.5; paper: 0.1)."""
     large_target_kl: float = 1.0
@@ -100,16 +110,26 @@ class SimplMetaTrainConfig(MetaTrainConfig):
     """Departure: networks in bfloat16 autocast (off: float32)."""
 
     def validate(self) -> None:
+        require_between(self, COUNT, "small_context", "large_context", "encoder_hidden_dim")
+        require_between(self, (1, 10_000), "small_context_tasks", "large_context_tasks")
         super().validate()
-        require_between(self, COUNT, "encoder_hidden_dim")
         require_between(self, RATE, "learning_rate", "coefficient_learning_rate", "target_rate")
         for kind in ("target_kl", "initial_coefficient", "encoder_target_kl", "initial_encoder_coefficient"):
             require_between(self, WEIGHT, f"small_{kind}", f"large_{kind}")
         require_between(self, WEIGHT, "kl_clip")
 
+    @property
+    def context_groups(self) -> tuple[ContextGroup, ...]:
+        return (
+            ContextGroup(self.small_context_tasks, self.small_context),
+            ContextGroup(self.large_context_tasks, self.large_context),
+        )
+
 
 class SimplLearner(MetaLearner):
     """Task encoder, task-conditioned actor-critic, dual coefficients, and their joint update."""
+
+    encoder: TaskEncoder
 
     def __init__(
         self,
@@ -123,7 +143,7 @@ class SimplLearner(MetaLearner):
         super().__init__()
         self.config, self.latent_dim = config, latent_dim
         self.highest_target = highest_return if config.clip_targets else math.inf
-        self.fields = transition_fields(observation_dim, latent_dim)
+        self.fields = transition_fields(observation_dim, latent_dim, 2 * latent_dim)
         self.context_dim = self.fields.through(CONTEXT_LAST_FIELD)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_generator(seed, "meta_train", "encoder").initial_seed())
@@ -155,6 +175,11 @@ class SimplLearner(MetaLearner):
         coefficients = (self.policy_coefficients, self.encoder_coefficients)
         return (self.critic_optimizer, self.policy_optimizer, *(group.optimizer for group in coefficients))
 
+    @property
+    def target_task_coefficient(self) -> Tensor:
+        """The large-context one (E.2.2)."""
+        return self.policy_coefficients.values[1]
+
     # -- losses --------------------------------------------------------------------------------
 
     def encode(self, small_contexts: Tensor, large_contexts: Tensor) -> Gaussian:
@@ -168,7 +193,7 @@ class SimplLearner(MetaLearner):
         return (self.encoder_coefficients.values[coefficient_index] * kl).mean(), kl
 
     def losses_of_critic_and_encoder(
-        self, rows: Tensor, contexts: tuple[Tensor, Tensor], tasks: Tensor, noise: Tensor
+        self, rows: Tensor, contexts: Sequence[Tensor], tasks: Tensor, noise: Tensor
     ) -> tuple[Tensor, TransitionBatch, Tensor, Tensor, Tensor]:
         """(loss, batch with e attached, row coefficients (1, S B), encoder KL (S,), coefficient index (S,)).
 
@@ -192,7 +217,7 @@ class SimplLearner(MetaLearner):
 
     # -- update --------------------------------------------------------------------------------
 
-    def update(self, rows: Tensor, contexts: tuple[Tensor, Tensor], tasks: Tensor, noise: Tensor) -> dict[str, float]:
+    def update(self, rows: Tensor, contexts: Sequence[Tensor], tasks: Tensor, noise: Tensor) -> dict[str, float]:
         """One meta-training update; shapes as in ``losses_of_critic_and_encoder``."""
         config = self.config
         with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=config.bf16):
@@ -239,95 +264,41 @@ class SimplLearner(MetaLearner):
 
 
 def make_meta_train_stage(config: SimplMetaTrainConfig, context: StageContext) -> MetaTraining:
-    distribution = context.task_distribution
-    latent_dim = load_skill_model(context.inputs["skills"]).config.latent_dim
+    distribution, space = context.task_distribution, learned_skills(context)
     learner = SimplLearner(
         config,
         distribution.observation_dim,
-        latent_dim,
+        space.latent_dim,
         len(distribution.train_tasks),
         context.seed,
         distribution.score_range[1],
     )
-    return MetaTraining(config, learner, context)
+    return MetaTraining(config, learner, space, context)
 
 
 @dataclass(frozen=True)
-class SimplAdaptConfig(AdaptConfig):
+class SimplAdaptConfig(AdaptConfig, ExplorationConfig):
     """Target-task learning from the meta-trained policy, critics and alpha (section 4.3, E.2.2)."""
-
-    replay_exploration: bool = False
-    """Departure: the exploration episodes enter the replay too, and the updates that so many episodes bring come before
-    the first episode of fine-tuning (released: they serve to encode the task, and are dropped)."""
 
     def validate(self) -> None:
         super().validate()
-        require_between(self, (1, self.episodes - 1), "exploration_episodes")  # the task is encoded from them
+        self.validate_exploration(self.episodes)
 
 
-class SimplAdaptation(SkillAdaptation):
+def make_adapt_stage(config: SimplAdaptConfig, context: StageContext) -> EncodedAdaptation:
     """20 episodes with e ~ p(e), encode them, then fine-tune pi(z given s, e*) (equation 5)."""
+    space = learned_skills(context)
+    meta_config, learner = load_meta_trained(context, space.latent_dim)
+    return EncodedAdaptation(config, meta_config, learner, space, context)
 
-    config: SimplAdaptConfig
 
-    def __init__(self, config: SimplAdaptConfig, context: StageContext) -> None:
-        self._saved = load_tensors(context.inputs["meta_train"] / META_FILE)
-        self.meta_config = _saved_config(self._saved)
-        self.explored = False
-        super().__init__(config, self.meta_config.actor_critic, context)
-
-    def initial_learners(self) -> tuple[SkillActorCritic, Tensor, DualCoefficients]:
-        """A copy of the meta-trained networks for each target task; alpha is the large-context one."""
-        copies = len(self.target_tasks)
-        observation_dim, latent_dim = self.distribution.observation_dim, self.skill_model.config.latent_dim
-        self.meta = SimplLearner(self.meta_config, observation_dim, latent_dim, self._saved["train_tasks"], 0)
-        self.meta.load_state_dict(self._saved["learner"])
-        self.meta.to(self.context.device).requires_grad_(False)
-        networks = SkillActorCritic.stack([self.meta.networks] * copies)
-        embeddings = torch.zeros((copies, self.meta_config.task_embedding_dim), device=self.context.device)
-        initial = self.meta.policy_coefficients.values[1].expand(copies).clone()
-        return networks, embeddings, self.make_coefficients(initial)
-
-    def explore(self) -> StageReport | None:
-        """All exploration episodes of all tasks in one batch, then e* = the encoder's mean over them."""
-        if self.explored:
-            return None
-        count = self.config.exploration_episodes
-        tasks = [task for task in self.target_tasks for _ in range(count)]
-        keys = [self.episode_key(task, episode) for task in self.target_tasks for episode in range(count)]
-        embeddings = prior_task_embeddings(keys, self.task_embeddings.shape[1]).to(self.context.device)
-        policies = FrozenPolicies(
-            self.meta.networks, embeddings, self.inputs, self.skill_model, self.episode_noise(keys)
-        )
-        episodes = self.collect(tasks, keys, policies)
-        rows = [self.row("explore", task, episode) for task, episode in zip(tasks, episodes, strict=True)]
-        for learner in range(len(self.target_tasks)):
-            packed = [self.pack(e) for e in episodes[learner * count : (learner + 1) * count]]
-            self.task_embeddings[learner] = self._encode(self.target_tasks[learner], torch.cat(packed))
-            if self.config.replay_exploration:
-                for transitions in packed:
-                    self.learn_from(learner, transitions)
-        self.explored = True
-        return StageReport(rows, {"exploration_success": sum(row.success for row in rows) / len(rows)})
-
-    @torch.no_grad()
-    def _encode(self, task: int, transitions: Tensor) -> Tensor:
-        """e* (E,): the posterior's mean over exploration transitions (C, F), chosen as meta-training did."""
-        if self.meta_config.context_drawn:
-            shuffled = torch.randperm(len(transitions), generator=torch_generator(self.context.seed, "e*", task))
-            transitions = transitions[shuffled.to(transitions.device)]
-            rewards = transitions[:, self.fields.slices["rewards"].start]
-            order = torch.argsort((rewards > 0).to(torch.int8), descending=True, stable=True)
-            transitions = transitions[order[: self.meta_config.large_context]]
-        mean: Tensor = self.meta.encoder(transitions[None, :, : self.meta.context_dim]).mean[0]
-        return mean
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"explored": self.explored}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.explored = state["explored"]
+def load_meta_trained(context: StageContext, latent_dim: int) -> tuple[SimplMetaTrainConfig, SimplLearner]:
+    """What the ``meta_train`` artefact holds, and the configuration it was made with."""
+    saved = load_tensors(context.inputs["meta_train"] / META_FILE)
+    config = _saved_config(saved)
+    learner = SimplLearner(config, context.task_distribution.observation_dim, latent_dim, saved["train_tasks"], 0)
+    learner.load_state_dict(saved["learner"])
+    return config, learner
 
 
 def _saved_config(saved: Mapping[str, Any]) -> SimplMetaTrainConfig:
@@ -338,7 +309,7 @@ def _saved_config(saved: Mapping[str, Any]) -> SimplMetaTrainConfig:
 
 def play_adapted(config: SimplAdaptConfig, context: StageContext, request: PlayRequest) -> list[PlayedEpisode]:
     meta_config = _saved_config(load_tensors(context.inputs["meta_train"] / META_FILE))
-    return play_skill_policy(meta_config.actor_critic, context, request)
+    return play_skill_policy(meta_config.actor_critic, learned_skills(context), context, request)
 
 
 ALGORITHM = Algorithm(
@@ -357,7 +328,7 @@ ALGORITHM = Algorithm(
         StageSpec(
             name="adapt",
             config_class=SimplAdaptConfig,
-            factory=SimplAdaptation,
+            factory=make_adapt_stage,
             inputs=("skills", "meta_train"),
             tasks="target",
             implementation="simpl_adapt/1",

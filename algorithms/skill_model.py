@@ -105,6 +105,16 @@ class SkillModel(nn.Module):
         self.register_buffer("state_mean", torch.zeros(observation_dim))
         self.register_buffer("state_sigma", torch.ones(observation_dim))
 
+    @property
+    def latent_dim(self) -> int:
+        """Z."""
+        return self.config.latent_dim
+
+    @property
+    def prior_dim(self) -> int:
+        """Columns of ``prior_columns``."""
+        return 2 * self.config.latent_dim
+
     def standardise(self, states: Tensor) -> Tensor:
         return (states - self.state_mean) / self.state_sigma
 

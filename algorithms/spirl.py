@@ -19,10 +19,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from algorithms.adaptation import AdaptConfig, SkillAdaptation
+from algorithms.adaptation import Adaptation
+from algorithms.adaptation_config import AdaptConfig
 from algorithms.playback import play_skill_policy
 from algorithms.presets import SPIRL_PRESETS, with_skills
 from algorithms.regularized_sac import ActorCriticConfig
+from algorithms.skill_space import learned_skills
 from algorithms.skills import SKILLS_STAGE
 from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
 
@@ -31,8 +33,6 @@ from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext
 class SpirlAdaptConfig(AdaptConfig):
     """Target-task learning from the skill prior."""
 
-    exploration_episodes: int = 0
-    """SPiRL has no task encoder: it learns from the first episode on."""
     coefficient_only_grows: bool = False
     """alpha is tuned both ways (released)."""
     kl_clip: float = 10.0
@@ -41,12 +41,12 @@ class SpirlAdaptConfig(AdaptConfig):
     """The high-level policy and critics."""
 
 
-def make_adapt_stage(config: SpirlAdaptConfig, context: StageContext) -> SkillAdaptation:
-    return SkillAdaptation(config, config.actor_critic, context)
+def make_adapt_stage(config: SpirlAdaptConfig, context: StageContext) -> Adaptation:
+    return Adaptation(config, config.actor_critic, learned_skills(context), context)
 
 
 def play_adapted(config: SpirlAdaptConfig, context: StageContext, request: PlayRequest) -> list[PlayedEpisode]:
-    return play_skill_policy(config.actor_critic, context, request)
+    return play_skill_policy(config.actor_critic, learned_skills(context), context, request)
 
 
 ALGORITHM = Algorithm(

@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms.adaptation import ADAPTED_FILE, AdaptConfig, SkillAdaptation
+from algorithms.adaptation import ADAPTED_FILE, Adaptation
+from algorithms.adaptation_config import AdaptConfig
 from algorithms.files import load_tensors
 from algorithms.networks import torch_generator
 from algorithms.regularized_sac import (
@@ -29,6 +30,7 @@ from algorithms.regularized_sac import (
     policy_loss,
     td_target,
 )
+from algorithms.skill_space import learned_skills
 from algorithms.stage import EpisodeRow
 from tests.algorithm_helpers import (
     FAR_GOAL,
@@ -58,7 +60,7 @@ def skills(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_skills(tmp_path_factory.mktemp("skills"))
 
 
-class ObservedAdaptation(SkillAdaptation):
+class ObservedAdaptation(Adaptation):
     """Notes each learner's weights and coefficient after each of its updates."""
 
     def _update(self) -> dict[str, float]:
@@ -73,10 +75,11 @@ class ObservedAdaptation(SkillAdaptation):
 def make_stage(
     skills: Path, config: AdaptConfig = CONFIG, tasks: Sequence[int] = (0, 1, 2), seed: int = 0
 ) -> ObservedAdaptation:
-    return ObservedAdaptation(config, NETWORKS, stage_context(MAZE, {"skills": skills}, seed, tasks))
+    context = stage_context(MAZE, {"skills": skills}, seed, tasks)
+    return ObservedAdaptation(config, NETWORKS, learned_skills(context), context)
 
 
-def flat_learner(stage: SkillAdaptation, learner: int) -> Tensor:
+def flat_learner(stage: Adaptation, learner: int) -> Tensor:
     """Policy, critics and coefficient of one learner of the stack, as one vector."""
     state = stage._learner_state(learner)
     parts = [*state["policy"], *state["critics"], torch.tensor([state["coefficient"]])]
@@ -138,9 +141,9 @@ def test_every_advance_is_short(skills: Path) -> None:
     for _ in range(5):
         stage.advance()
         done = int(stage.updates[0])
-        assert done - last <= SkillAdaptation.MAX_UPDATES_PER_ADVANCE
+        assert done - last <= Adaptation.MAX_UPDATES_PER_ADVANCE
         last = done
-    assert last > SkillAdaptation.MAX_UPDATES_PER_ADVANCE
+    assert last > Adaptation.MAX_UPDATES_PER_ADVANCE
 
 
 def test_rows_count_episodes_env_steps_and_successes(skills: Path) -> None:
@@ -208,7 +211,7 @@ def test_an_update_is_critics_then_targets_then_policy_then_coefficient(skills: 
         torch.testing.assert_close(target, 0.7 * old_target + 0.3 * critic.detach(), rtol=1e-5, atol=1e-6)
 
 
-def copy_of(stage: SkillAdaptation, skills: Path) -> ObservedAdaptation:
+def copy_of(stage: Adaptation, skills: Path) -> ObservedAdaptation:
     """A second stage in the same state, sharing no tensor."""
     copy = make_stage(skills, stage.config)
     copy.load_state_dict(through_disk(stage.state_dict(), skills))
@@ -216,11 +219,11 @@ def copy_of(stage: SkillAdaptation, skills: Path) -> ObservedAdaptation:
 
 
 def reference_update(
-    stage: SkillAdaptation, learner: int, rows: Tensor, noise: Tensor, policy_first: bool = False
+    stage: Adaptation, learner: int, rows: Tensor, noise: Tensor, policy_first: bool = False
 ) -> Tensor:
     """One learner alone: its weights and coefficient after an update, in the order of the released code."""
     config = stage.config
-    alone = SkillActorCritic(NETWORKS, 4, stage.skill_model.config.latent_dim, 0, 1, torch_generator(0))
+    alone = SkillActorCritic(NETWORKS, 4, stage.space.latent_dim, 0, 1, torch_generator(0))
     copy_learner(stage, learner, alone)
     both = [2 * learner, 2 * learner + 1]
     policy_optimizer = adam_of_one(stage.policy_optimizer, alone.policy, [learner])
@@ -261,7 +264,7 @@ def adam_of_one(stacked: torch.optim.Optimizer, module: torch.nn.Module, chosen:
 
 
 @torch.no_grad()
-def copy_learner(stage: SkillAdaptation, learner: int, alone: SkillActorCritic) -> None:
+def copy_learner(stage: Adaptation, learner: int, alone: SkillActorCritic) -> None:
     """Give a network of one copy the weights of a learner of the stack."""
     pairs = (
         (alone.policy, stage.networks.policy, [learner]),
@@ -420,7 +423,7 @@ def test_artefact_holds_every_learner(skills: Path, tmp_path: Path) -> None:
     assert stage.write_artefact(tmp_path) == {"tasks": 3}
     learners = load_tensors(tmp_path / ADAPTED_FILE)["learners"]
     assert set(learners) == {0, 1, 2}
-    latent_dim = stage.skill_model.config.latent_dim
+    latent_dim = stage.space.latent_dim
     for learner in learners.values():
         assert [tuple(p.shape) for p in learner["policy"]] == [(4, 8), (1, 8), (8, 2 * latent_dim), (1, 2 * latent_dim)]
         critic_shapes = [(2, 4 + latent_dim, 8), (2, 1, 8), (2, 8, 1), (2, 1, 1)]
@@ -433,22 +436,19 @@ def test_artefact_holds_every_learner(skills: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("episodes", 0), ("episodes", 10**7), ("exploration_episodes", -1), ("exploration_episodes", 7),
+    [("episodes", 0), ("episodes", 10**7),
      ("batch_size", 0), ("batch_size", 31), ("rewarded_fraction", 1.5), ("transition_reuse", 0.0),
      ("updates_per_episode", -1), ("n_step", 0)],
 )  # fmt: skip
 def test_absurd_configurations_are_refused_by_name(field: str, value: float) -> None:
-    good = dataclasses.replace(CONFIG, exploration_episodes=0)
-    good.validate()
+    CONFIG.validate()
     with pytest.raises(ValueError, match=f"{field} is {value}"):
-        dataclasses.replace(good, **{field: value}).validate()  # type: ignore[arg-type]
+        dataclasses.replace(CONFIG, **{field: value}).validate()  # type: ignore[arg-type]
 
 
 def test_defaults_are_the_released_values() -> None:
     config = AdaptConfig()
-    assert (config.episodes, config.exploration_episodes, config.batch_size, config.replay_capacity) == (
-        500, 20, 256, 20_000,
-    )  # fmt: skip
+    assert (config.episodes, config.batch_size, config.replay_capacity) == (500, 256, 20_000)
     assert (config.target_kl, config.kl_clip, config.discount, config.target_rate) == (1.0, 5.0, 0.99, 0.005)
     assert (config.learning_rate, config.coefficient_learning_rate) == (3e-4, 3e-4)
     assert (config.transition_reuse, config.initial_coefficient) == (256.0, 0.05)

@@ -162,12 +162,14 @@ def test_the_acting_posterior_is_that_of_a_large_context_of_the_task(skills: Pat
     stage = warmed_up(skills)
     stage.context_replay.rows[:, :, 0] = torch.tensor([[1.0], [2.0], [3.0]])  # the first coordinate names the task
     tasks = torch.tensor([2, 0])
-    contexts = stage._large_contexts(tasks, torch.Generator().manual_seed(0))
+    contexts = stage._contexts(
+        tasks, stage.config.large_context, stage.config.context_drawn, torch.Generator().manual_seed(0)
+    )
     assert contexts.shape == (2, 9, stage.learner.context_dim)
     assert contexts[:, :, 0].tolist() == [[3.0] * 9, [1.0] * 9]
     weights = {name: parameter.detach().double() for name, parameter in stage.learner.encoder.named_parameters()}
     expected = naive_task_encoder(weights, contexts.double())
-    posterior = stage._encode_large(tasks, torch.Generator().manual_seed(0))
+    posterior = stage._encode(tasks, torch.Generator().manual_seed(0))
     torch.testing.assert_close(posterior.mean.double(), expected.mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(posterior.sigma.double(), expected.sigma, rtol=1e-4, atol=1e-5)
 
@@ -261,13 +263,13 @@ def test_everything_that_should_learn_moves_and_nothing_else(skills: Path) -> No
     stage = warmed_up(skills, config)
     learner = stage.learner
     before = {name: flat_parameters(module) for name, module in learner.named_children()}
-    prior_before = flat_parameters(stage.skill_model)
+    prior_before = flat_parameters(stage.space.prior)
     while stage.owed_updates:
         metrics = stage.advance().metrics
     assert metrics["updates"] == stage.updates > 0
     assert all(math.isfinite(value) for value in metrics.values())
     assert all(not torch.equal(flat_parameters(module), before[name]) for name, module in learner.named_children())
-    assert torch.equal(flat_parameters(stage.skill_model), prior_before)
+    assert torch.equal(flat_parameters(stage.space.prior), prior_before)
 
 
 # -- resume, determinism, artefact -----------------------------------------------------------------------------

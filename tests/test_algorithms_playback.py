@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from algorithms.adaptation import ADAPTED_FILE, AdaptConfig, SkillAdaptation
+from algorithms.adaptation import ADAPTED_FILE, Adaptation
+from algorithms.adaptation_config import AdaptConfig
 from algorithms.files import load_tensors, save_tensors
 from algorithms.playback import play_skill_policy
 from algorithms.regularized_sac import ActorCriticConfig
 from algorithms.rollout import LowLevelPolicy, collect_episodes
+from algorithms.skill_space import learned_skills
 from algorithms.stage import PlayedEpisode, PlayRequest
 from envs.randomness import keyed_rng
 from tests.algorithm_helpers import (
@@ -60,7 +62,7 @@ def random_learner(seed: int) -> dict[str, Any]:
 
 def play(skills: Path, adapted: Path, episodes: int, seed: int = 0, task: int = NEVER) -> list[PlayedEpisode]:
     context = stage_context(MAZE, {"skills": skills})
-    return play_skill_policy(NETWORKS, context, PlayRequest(adapted, task, episodes, seed))
+    return play_skill_policy(NETWORKS, learned_skills(context), context, PlayRequest(adapted, task, episodes, seed))
 
 
 def naive_path(adapted: Path, seed: int, task: int, episode: int) -> NDArray[np.float32]:
@@ -108,7 +110,8 @@ def test_an_episode_ends_where_its_task_does(skills: Path, adapted: Path) -> Non
 
 def test_what_adaptation_leaves_can_be_played(skills: Path, tmp_path: Path) -> None:
     config = AdaptConfig(episodes=2, batch_size=4, replay_capacity=30, transition_reuse=8.0, learning_rate=0.03)
-    stage = SkillAdaptation(config, NETWORKS, stage_context(MAZE, {"skills": skills}, target_tasks=(NEVER,)))
+    context = stage_context(MAZE, {"skills": skills}, target_tasks=(NEVER,))
+    stage = Adaptation(config, NETWORKS, learned_skills(context), context)
     advance_to_end(stage)
     stage.write_artefact(tmp_path)
     (learned,) = play(skills, tmp_path, 1)

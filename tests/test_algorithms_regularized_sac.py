@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from algorithms.networks import Gaussian, SigmaParametrization, StackedMLP, torch_generator
+from algorithms.policy_heads import residual_gaussian
 from algorithms.regularized_sac import (
     CONTEXT_LAST_FIELD,
     ActorCriticConfig,
@@ -29,7 +30,6 @@ from algorithms.regularized_sac import (
     critic_loss,
     n_step_returns,
     policy_loss,
-    residual_gaussian,
     td_target,
     transition_fields,
 )
@@ -132,7 +132,7 @@ def numpy_kl(mean: Array, sigma: Array, prior: Gaussian, copy: int) -> Array:
 
 
 def test_a_context_transition_is_the_leading_columns_without_prior_and_target() -> None:
-    fields = transition_fields(STATE_DIM, LATENT_DIM)
+    fields = transition_fields(STATE_DIM, LATENT_DIM, 2 * LATENT_DIM)
     context = ["states", "skills", "rewards", "dones", "next_states"]
     assert list(fields.slices)[:5] == context
     assert fields.through(CONTEXT_LAST_FIELD) == STATE_DIM + LATENT_DIM + 1 + 1 + STATE_DIM
@@ -165,7 +165,7 @@ def make_episode(transitions: int, terminates: bool) -> SkillEpisode:
 def test_an_episode_packed_and_unpacked_is_itself_with_its_prior(standardise: bool) -> None:
     """Networks may see standardised states; the prior standardises by itself and is given raw ones."""
     model, episode = acting_model(), make_episode(5, terminates=True)
-    fields = transition_fields(STATE_DIM, LATENT_DIM)
+    fields = transition_fields(STATE_DIM, LATENT_DIM, 2 * LATENT_DIM)
     rows = StateInputs(model, standardise).pack(fields, episode, discount=0.99, n_step=1)
     mean, sigma = (model.state_mean, model.state_sigma) if standardise else (torch.zeros(4), torch.ones(4))
     columns = fields.unpack(rows)
@@ -186,8 +186,8 @@ def test_an_episode_packed_and_unpacked_is_itself_with_its_prior(standardise: bo
 
 def test_episodes_are_packed_on_the_device_of_the_model() -> None:
     """Worlds and episodes live on the CPU. ``meta`` stands for a GPU: it refuses a CPU tensor beside its own."""
-    fields, episode = transition_fields(STATE_DIM, LATENT_DIM), make_episode(5, terminates=True)
-    rows = StateInputs(acting_model().to("meta"), standardise=True).pack(fields, episode, discount=0.99, n_step=1)
+    fields, episode = transition_fields(STATE_DIM, LATENT_DIM, 2 * LATENT_DIM), make_episode(5, terminates=True)
+    rows = StateInputs(acting_model().to("meta"), True, "meta").pack(fields, episode, discount=0.99, n_step=1)
     assert rows.device.type == "meta"
     assert rows.shape == (5, fields.dim)
 
@@ -224,7 +224,7 @@ def test_any_number_of_skills_ahead_equals_a_loop(transitions: int, n_step: int,
 
 def test_states_of_the_target_are_those_at_its_end() -> None:
     model, episode = acting_model(), make_episode(4, terminates=False)
-    fields = transition_fields(STATE_DIM, LATENT_DIM)
+    fields = transition_fields(STATE_DIM, LATENT_DIM, 2 * LATENT_DIM)
     columns = fields.unpack(StateInputs(model, False).pack(fields, episode, discount=0.9, n_step=3))
     ends = episode.next_states[[2, 3, 3, 3]]
     assert torch.equal(columns["td_states"], ends)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from algorithms.encoded_adaptation import EncodedAdaptation
 from algorithms.files import DamagedFileError, load_tensors
 from algorithms.meta_training import META_FILE
 from algorithms.networks import Gaussian
@@ -24,12 +25,13 @@ from algorithms.registry import algorithm
 from algorithms.regularized_sac import ActorCriticConfig, policy_loss
 from algorithms.simpl import (
     ALGORITHM,
-    SimplAdaptation,
     SimplAdaptConfig,
     SimplLearner,
     SimplMetaTrainConfig,
+    load_meta_trained,
     make_meta_train_stage,
 )
+from algorithms.skill_space import learned_skills
 from algorithms.skills import SKILLS_STAGE
 from algorithms.stage import EpisodeRow
 from tests.algorithm_helpers import (
@@ -412,7 +414,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-class ObservedAdaptation(SimplAdaptation):
+class ObservedAdaptation(EncodedAdaptation):
     """Keeps what was collected: episodes, and the embedding each was played with."""
 
     def collect(self, tasks: Sequence[int], keys: Any, policy: Any) -> Any:
@@ -426,7 +428,9 @@ class ObservedAdaptation(SimplAdaptation):
 def make_adaptation(
     inputs: dict[str, Path], config: SimplAdaptConfig = ADAPT_CONFIG, tasks: Sequence[int] = (0, 1, 2), seed: int = 0
 ) -> ObservedAdaptation:
-    return ObservedAdaptation(config, stage_context(MAZE, inputs, seed, tasks))
+    context = stage_context(MAZE, inputs, seed, tasks)
+    space = learned_skills(context)
+    return ObservedAdaptation(config, *load_meta_trained(context, space.latent_dim), space, context)
 
 
 def test_every_learner_starts_as_the_meta_trained_one(inputs: dict[str, Path]) -> None:

@@ -74,7 +74,6 @@ def test_paper_preset_changes_nothing() -> None:
     assert ALGORITHM.presets["maze", "paper"] == {}
     config = SpirlAdaptConfig()
     config.validate()
-    assert config.exploration_episodes == 0
     assert config.actor_critic == ActorCriticConfig(hidden_dim=256, hidden_layers=3)
     assert config.actor_critic.sigma_parametrization == "softplus"
     assert not config.actor_critic.standardise_states

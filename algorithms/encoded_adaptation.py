@@ -1,0 +1,101 @@
+"""Learning a target task from what meta-training left (SiMPL section 4.3): SiMPL, PEARL-ft and BC+PEARL.
+
+    explore    ``exploration_episodes`` with e ~ p(e) of the meta-trained policy
+    encode     e* = the encoder's mean over all their transitions
+    fine-tune  policy pi(z given s, e*), critics and alpha from meta-training, as ``adaptation.py`` does
+
+Axes: M learner (task), C context transition, E task embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from algorithms.adaptation import Adaptation
+from algorithms.adaptation_config import TaskLearningConfig
+from algorithms.meta_training import MetaLearner, MetaTrainConfig, prior_task_embeddings
+from algorithms.networks import torch_generator
+from algorithms.regularized_sac import DualCoefficients, FrozenPolicies, NetworkConfig, SkillActorCritic
+from algorithms.skill_space import SkillSpace
+from algorithms.stage import StageContext, StageReport
+
+
+class EncodedTaskConfig(Protocol):
+    """A ``TaskLearningConfig`` beside an ``ExplorationConfig``."""
+
+    @property
+    def exploration_episodes(self) -> int: ...
+    @property
+    def replay_exploration(self) -> bool: ...
+
+
+class EncodedAdaptation(Adaptation):
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        config: TaskLearningConfig,
+        meta_config: MetaTrainConfig,
+        meta: MetaLearner,
+        space: SkillSpace,
+        context: StageContext,
+    ) -> None:
+        """``config`` is an ``ExplorationConfig`` too; ``meta`` is what ``meta_config`` meta-trained."""
+        self.exploration: EncodedTaskConfig = config  # type: ignore[assignment]
+        self.meta_config = meta_config
+        self.meta = meta.to(context.device).requires_grad_(False)
+        self.explored = False
+        network_config: NetworkConfig = self.meta.networks.config
+        super().__init__(config, network_config, space, context)
+
+    def initial_learners(self) -> tuple[SkillActorCritic, Tensor, DualCoefficients]:
+        """A copy of the meta-trained networks for each target task, and alpha as it ended."""
+        copies = len(self.task_indices)
+        networks = SkillActorCritic.stack([self.meta.networks] * copies)
+        embeddings = torch.zeros((copies, self.meta_config.task_embedding_dim), device=self.context.device)
+        initial = self.meta.target_task_coefficient.expand(copies).clone()
+        return networks, embeddings, self.make_coefficients(initial)
+
+    def explore(self) -> StageReport | None:
+        """All exploration episodes of all tasks in one batch, then e* = the encoder's mean over them."""
+        if self.explored:
+            return None
+        count = self.exploration.exploration_episodes
+        tasks = [task for task in self.task_indices for _ in range(count)]
+        keys = [self.episode_key(task, episode) for task in self.task_indices for episode in range(count)]
+        embeddings = prior_task_embeddings(keys, self.task_embeddings.shape[1]).to(self.context.device)
+        policies = FrozenPolicies(
+            self.meta.networks, embeddings, self.inputs, self.space.prior, self.episode_noise(keys)
+        )
+        episodes = self.collect(tasks, keys, policies)
+        rows = [self.row("explore", task, episode) for task, episode in zip(tasks, episodes, strict=True)]
+        for learner in range(len(self.task_indices)):
+            packed = [self.pack(e) for e in episodes[learner * count : (learner + 1) * count]]
+            self.task_embeddings[learner] = self._encode(self.task_indices[learner], torch.cat(packed))
+            if self.exploration.replay_exploration:
+                for transitions in packed:
+                    self.learn_from(learner, transitions)
+        self.explored = True
+        return StageReport(rows, {"exploration_success": sum(row.success for row in rows) / len(rows)})
+
+    @torch.no_grad()
+    def _encode(self, task: int, transitions: Tensor) -> Tensor:
+        """e* (E,): the posterior's mean over exploration transitions (C, F), chosen as meta-training did."""
+        if self.meta_config.context_drawn:
+            shuffled = torch.randperm(len(transitions), generator=torch_generator(self.context.seed, "e*", task))
+            transitions = transitions[shuffled.to(transitions.device)]
+            rewards = transitions[:, self.fields.slices["rewards"].start]
+            order = torch.argsort((rewards > 0).to(torch.int8), descending=True, stable=True)
+            transitions = transitions[order[: self.meta_config.context_groups[-1].transitions]]
+        return self.meta.encoder(transitions[None, :, : self.meta.context_dim]).mean[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"explored": self.explored}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.explored = state["explored"]

@@ -1,0 +1,105 @@
+"""What a high-level policy chooses from: learned skills, or primitive actions.
+
+SPiRL, SiMPL and MTRL choose a skill every K env_steps; the skill prior regularises them, and the low-level policy acts
+in between. SAC and PEARL choose an action at every env_step, and nothing regularises them but entropy. BC+PEARL chooses
+actions too, regularised by the behaviour policy. One pair of parts says which:
+
+    prior               p(z given s), stored with each transition          skill model | behaviour policy | ``NoPrior``
+    low-level policy    what acts on z for K env_steps                      decoder     | the action itself, K = 1
+
+Axes: B batch, D feature, Z skill (an action where there are no skills).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from algorithms.networks import Gaussian
+from algorithms.rollout import ActsInBetween, LowLevelPolicy, PrimitiveActions, max_skills_per_episode
+from algorithms.skill_model import load_skill_model
+from algorithms.stage import StageContext
+
+
+class SkillPrior(Protocol):
+    """A frozen p(z given s), and the scale of states that it was learned with."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Z."""
+        ...
+
+    @property
+    def prior_dim(self) -> int:
+        """Columns of ``prior_columns``: 2 Z, or 0 where there is no prior."""
+        ...
+
+    def standardise(self, states: Tensor) -> Tensor:
+        """States (..., D) by the mean and deviation of the data."""
+        ...
+
+    def skill_prior(self, states: Tensor) -> Gaussian:
+        """p(z given s): (B, D) -> (B, Z)."""
+        ...
+
+    def prior_columns(self, states: Tensor) -> Tensor:
+        """(mean, sigma) side by side, (B, prior_dim): stored with transitions, computed once."""
+        ...
+
+
+class NoPrior:
+    """No p(z given s): its columns are empty. There is no data either, so states cannot be standardised."""
+
+    prior_dim = 0
+
+    def __init__(self, latent_dim: int) -> None:
+        self.latent_dim = latent_dim
+
+    def standardise(self, states: Tensor) -> Tensor:
+        """Raises ``ValueError``: nothing is known of the states."""
+        raise ValueError("states cannot be standardised without offline data; standardise_states must be off")
+
+    def skill_prior(self, states: Tensor) -> Gaussian:
+        return Gaussian(states[:, :0], states[:, :0])
+
+    def prior_columns(self, states: Tensor) -> Tensor:
+        return states[:, :0]
+
+
+@dataclass(frozen=True)
+class SkillSpace:
+    """See the module's docstring."""
+
+    prior: SkillPrior
+    """On the device of the learners."""
+    low_level_policy: ActsInBetween
+    """On the CPU, where the worlds are."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Z, of one skill or action."""
+        return self.prior.latent_dim
+
+    def max_skills(self, episode_env_steps: int) -> int:
+        """High-level decisions in an episode that runs to the time limit."""
+        return max_skills_per_episode(episode_env_steps, self.low_level_policy.skill_length)
+
+
+def learned_skills(context: StageContext) -> SkillSpace:
+    """The skills of the stage's ``skills`` artefact."""
+    folder = context.inputs["skills"]
+    return SkillSpace(load_skill_model(folder, context.device), LowLevelPolicy(load_skill_model(folder)))
+
+
+def primitive_actions(context: StageContext, prior: SkillPrior | None = None) -> SkillSpace:
+    """Actions as they are; ``prior`` over them where one was learned (``behavior_cloning.py``)."""
+    action_dim = context.task_distribution.action_dim
+    return SkillSpace(prior or NoPrior(action_dim), PrimitiveActions(action_dim))
+
+
+def as_gaussian(columns: Tensor) -> Gaussian:
+    """(mean, sigma) side by side -> Gaussian; empty where there is no prior."""
+    return Gaussian(*torch.chunk(columns, 2, dim=-1))
