@@ -98,9 +98,12 @@ SPIRL_PRESETS: dict[tuple[str, str], Values] = {
 SAC_QUICK: Values = {
     "adapt.episodes": 200,
     "adapt.batch_size": 256,
-    "adapt.updates_per_episode": 50,
+    "adapt.updates_per_episode": 200,  # one for ten env_steps of a full episode
     "adapt.learning_rate": 1e-3,
     "adapt.coefficient_learning_rate": 1e-3,
+    # What helps SPiRL and SiMPL at this budget, for a fair comparison.
+    "adapt.rewarded_fraction": 0.0625,
+    "adapt.clip_targets": True,
     "adapt.actor_critic.hidden_dim": 128,
 }
 
