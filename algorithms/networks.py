@@ -62,6 +62,23 @@ def softplus_inverse(value: Tensor) -> Tensor:
     return value + torch.log(-torch.expm1(-value))
 
 
+class StandardisedModel(nn.Module):
+    """A model of offline data that can scale states by their mean and deviation there (0 and 1 until set)."""
+
+    state_mean: Tensor
+    state_sigma: Tensor
+
+    def __init__(self, observation_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.observation_dim, self.action_dim = observation_dim, action_dim
+        self.register_buffer("state_mean", torch.zeros(observation_dim))
+        self.register_buffer("state_sigma", torch.ones(observation_dim))
+
+    def standardise(self, states: Tensor) -> Tensor:
+        """States (..., D)."""
+        return (states - self.state_mean) / self.state_sigma
+
+
 class StackedLinear(nn.Module):
     """M independent affine maps: (M, B, in_dim) -> (M, B, out_dim). Weights (M, in_dim, out_dim)."""
 

@@ -37,6 +37,18 @@ SKILL_PRESETS: dict[tuple[str, str], Values] = {
 }
 """Shared by every algorithm that stands on skills, so that they share the artefact too."""
 
+BC_SMOKE: Values = {"bc.updates": 200, "bc.policy.hidden_dim": 32}
+
+BC_PRESETS: dict[tuple[str, str], Values] = {
+    ("maze", "paper"): {},
+    ("maze", "quick"): {"bc.updates": 20_000},
+    ("maze", "smoke"): BC_SMOKE,
+    ("kitchen", "paper"): {},
+    ("kitchen", "quick"): {"bc.updates": 20_000},
+    ("kitchen", "smoke"): BC_SMOKE,
+}
+"""Shared by every algorithm that starts from a cloned policy, so that they share the artefact too."""
+
 # -- target-task learning, SPiRL's and SiMPL's -----------------------------------------------------
 
 ADAPT_QUICK: Values = {

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.files import load_tensors
-from algorithms.networks import BatchNormMLP, Gaussian
+from algorithms.networks import BatchNormMLP, Gaussian, StandardisedModel
 from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
 
 SKILL_MODEL_FILE = "skill_model.pt"
@@ -88,22 +88,17 @@ class SkillConfig:
             )
 
 
-class SkillModel(nn.Module):
+class SkillModel(StandardisedModel):
     """Skill encoder, low-level policy (decoder) and skill prior."""
 
-    state_mean: Tensor
-    state_sigma: Tensor
-
     def __init__(self, config: SkillConfig, observation_dim: int, action_dim: int) -> None:
-        super().__init__()
-        self.config, self.observation_dim, self.action_dim = config, observation_dim, action_dim
+        super().__init__(observation_dim, action_dim)
+        self.config = config
         latent, hidden = config.latent_dim, config.hidden_dim
         self.encoder = nn.LSTM(action_dim + observation_dim, hidden, batch_first=True)
         self.encoder_head = nn.Linear(hidden, 2 * latent)
         self.decoder = BatchNormMLP(observation_dim + latent, hidden, config.decoder_layers, action_dim)
         self.prior = BatchNormMLP(observation_dim, hidden, config.prior_layers, 2 * latent)
-        self.register_buffer("state_mean", torch.zeros(observation_dim))
-        self.register_buffer("state_sigma", torch.ones(observation_dim))
 
     @property
     def latent_dim(self) -> int:
@@ -114,9 +109,6 @@ class SkillModel(nn.Module):
     def prior_dim(self) -> int:
         """Columns of ``prior_columns``."""
         return 2 * self.config.latent_dim
-
-    def standardise(self, states: Tensor) -> Tensor:
-        return (states - self.state_mean) / self.state_sigma
 
     def _gaussian(self, output: Tensor) -> Gaussian:
         mean, log_sigma = output.chunk(2, dim=-1)

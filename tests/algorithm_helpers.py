@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from algorithms.files import load_tensors, save_tensors
 from algorithms.networks import Gaussian
+from algorithms.offline_training import TRAJECTORIES_FILE
 from algorithms.skill_model import SKILL_MODEL_FILE, SkillConfig, SkillModel, load_skill_model
-from algorithms.skills import TRAJECTORIES_FILE, SkillTraining
+from algorithms.skills import SkillTraining
 from algorithms.stage import Algorithm, EpisodeRow, Stage, StageContext
 from envs.core import Task, TaskDistribution, World
 from envs.maze.layout import reference_layout
