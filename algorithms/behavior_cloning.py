@@ -218,7 +218,7 @@ class BehaviorCloning(OfflineTraining):
 
     def write_artefact(self, folder: Path) -> dict[str, Any]:
         distribution = self.context.task_distribution
-        save_behavior_policy(folder / BEHAVIOR_POLICY_FILE, self.model)
+        save_tensors(folder / BEHAVIOR_POLICY_FILE, behavior_policy_contents(self.model))
         policy = load_behavior_policy(folder)
         rollouts = draw_rollouts(
             lambda states, noise: policy.action_prior(states).sample(noise),
@@ -233,14 +233,14 @@ class BehaviorCloning(OfflineTraining):
         return numbers | {"updates": self.updates}
 
 
-def save_behavior_policy(path: Path, policy: BehaviorPolicy) -> None:
-    """The network with its shape."""
+def behavior_policy_contents(policy: BehaviorPolicy) -> dict[str, Any]:
+    """What a file holds of a policy: the network with its shape."""
     dims = {"observation_dim": policy.observation_dim, "action_dim": policy.action_dim}
-    save_tensors(path, {"config": asdict(policy.config), **dims, "model": policy.state_dict()})
+    return {"config": asdict(policy.config), **dims, "model": policy.state_dict()}
 
 
 def behavior_policy_from(saved: Mapping[str, Any], device: str = "cpu") -> BehaviorPolicy:
-    """The frozen policy of a file's contents: evaluation mode, no gradients."""
+    """The frozen policy of such contents: evaluation mode, no gradients."""
     config = GaussianPolicyConfig(**saved["config"])
     policy = BehaviorPolicy(config, saved["observation_dim"], saved["action_dim"])
     policy.load_state_dict(saved["model"])

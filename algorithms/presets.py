@@ -254,6 +254,55 @@ SIMPL_PRESETS: dict[tuple[str, str], Values] = {
     },
 }
 
+# -- BC+MAML, and MAML alone -----------------------------------------------------------------------
+
+MAML_SMOKE: Values = {
+    "meta_train.meta_iterations": 2,
+    "meta_train.tasks_per_iteration": 3,
+    "meta_train.episodes_per_task": 2,
+    "meta_train.gradient_rows": 200,
+    "adapt.episodes": 4,
+    "adapt.exploration_episodes": 2,
+    "adapt.episodes_per_step": 1,
+}
+
+MAML_QUICK: Values = {
+    "meta_train.meta_iterations": 200,
+    "meta_train.tasks_per_iteration": 20,
+    "meta_train.episodes_per_task": 10,
+    "meta_train.gradient_rows": 2000,
+    "adapt.episodes": 200,
+}
+
+KITCHEN_LANES: Values = {"meta_train.lanes": 10, "adapt.lanes": 10}
+"""Simulating an episode takes a third of a second."""
+
+BC_MAML_PRESETS: dict[tuple[str, str], Values] = {
+    ("maze", "paper"): {},
+    ("maze", "quick"): {**BC_PRESETS["maze", "quick"], **MAML_QUICK},
+    ("maze", "smoke"): {**BC_PRESETS["maze", "smoke"], **MAML_SMOKE},
+    ("kitchen", "paper"): KITCHEN_LANES,
+    ("kitchen", "quick"): {
+        **BC_PRESETS["kitchen", "quick"],
+        **MAML_QUICK,
+        **KITCHEN_LANES,
+        "meta_train.meta_iterations": 10,
+        "adapt.episodes": 120,
+    },
+    ("kitchen", "smoke"): {**BC_PRESETS["kitchen", "smoke"], **MAML_SMOKE, **KITCHEN_LANES},
+}
+
+MAML_PRESETS: dict[tuple[str, str], Values] = {
+    ("navigation-2d", "paper"): {"meta_train.tasks_per_iteration": 20},
+    ("navigation-2d", "quick"): {
+        "meta_train.meta_iterations": 100,
+        "meta_train.tasks_per_iteration": 20,
+        "adapt.episodes": 100,
+    },
+    ("navigation-2d", "smoke"): {**MAML_SMOKE, "meta_train.policy.hidden_dim": 16},
+}
+"""Finn et al., section 5.3."""
+
 
 def with_skills(presets: Mapping[tuple[str, str], Values]) -> dict[tuple[str, str], Values]:
     """These presets with the skill model's in front, for an algorithm that stands on skills."""

@@ -84,3 +84,5 @@ def algorithm(name: str) -> Algorithm:
 register_algorithm("simpl", "algorithms.simpl:ALGORITHM", "skill-based meta-reinforcement learning")
 register_algorithm("spirl", "algorithms.spirl:ALGORITHM", "skill-prior reinforcement learning, no meta-training")
 register_algorithm("sac", "algorithms.sac:ALGORITHM", "soft actor-critic from scratch, primitive actions")
+register_algorithm("bc+maml", "algorithms.bc_maml:ALGORITHM", "meta-learning from a cloned policy, no skills")
+register_algorithm("maml", "algorithms.bc_maml:MAML", "MAML without behaviour cloning: the validation of bc+maml")
