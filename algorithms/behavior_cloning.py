@@ -57,8 +57,7 @@ class GaussianPolicyConfig:
     initial_sigma: float = 1.0
     """Of ``parameter`` (Finn et al.: 1)."""
     min_log_sigma: float = -3.0
-    """Lower clamp (ours). At sigma 0.05 a cloned action is exact for every purpose, and the policy gradient that starts
-    from it, which grows as 1 / sigma^2, is still of use."""
+    """Lower clamp (ours): at sigma 0.05 a cloned action is exact for every purpose."""
     max_log_sigma: float = 2.0
     """Upper clamp (ours, as in SPiRL)."""
 
