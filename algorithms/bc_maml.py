@@ -59,7 +59,7 @@ class BcMamlConfig(MamlConfig):
     """Meta-training from a cloned policy."""
 
     min_log_sigma: float = -1.0
-    """Lower clamp of the policy's log sigma, in place of the cloned network's, where that is lower (ours). The planner of
+    """Lower clamp of log sigma, in place of a lower one of the cloned network (ours). The planner of
     the maze hardly errs, and at the sigma of 0.02 that is cloned in places, one inner step throws the policy far off:
     the gradient grows as 1 / sigma^2. Of actions in [-1, 1], mostly at an end, sigma 0.37 spoils little."""
 

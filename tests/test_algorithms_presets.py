@@ -9,7 +9,7 @@ import pytest
 from algorithms.registry import algorithm
 from bench.config import check_preset_names, resolve_config
 
-PAIRS = [(name, key) for name in ("simpl", "spirl") for key in algorithm(name).presets]
+PAIRS = [(name, key) for name in ("simpl", "spirl", "bc+maml", "maml") for key in algorithm(name).presets]
 
 
 @pytest.mark.parametrize(("name", "key"), PAIRS, ids=str)
