@@ -284,7 +284,7 @@ BC_MAML_PRESETS: dict[tuple[str, str], Values] = {
         **BC_PRESETS["maze", "quick"],
         **MAML_QUICK,
         "meta_train.meta_iterations": 350,  # 140,000 episodes, at most 280 million env_steps
-        # The cloned policy takes 600 env_steps (median) to reach a goal of maze-easy: at 0.99 most of them learn nothing.
+        # The cloned policy takes 600 env_steps (median) to reach a goal of maze-easy: at 0.99 most would learn nothing.
         "meta_train.discount": 0.998,
     },
     ("maze", "smoke"): {**BC_PRESETS["maze", "smoke"], **MAML_SMOKE},
