@@ -39,6 +39,7 @@ from algorithms.policy_gradient import (
     TaskEpisode,
     act,
     make_gradient_batch,
+    next_lanes,
     same_for_all,
 )
 from algorithms.ranges import COUNT, RATE, require_between
@@ -74,7 +75,7 @@ class MamlConfig:
     curvature_every: int = 1
     """Departure: the Hessian of the KL is over every so many of these rows; the line search is over all (1: all)."""
     lanes: int = 200
-    """Episodes collected side by side, at most, but one per task at least (ours: how soon a signal is answered)."""
+    """Episodes collected side by side, at most (ours: how soon a signal is answered)."""
 
     def validate(self) -> None:
         require_between(self, COUNT, "meta_iterations", "tasks_per_iteration", "episodes_per_task", "lanes")
@@ -200,24 +201,24 @@ class MamlMetaTraining(Stage):
 
     def advance(self) -> StageReport:
         for phase in PHASES:
-            if len(self.episodes[phase][0]) < self.config.episodes_per_task:
+            if min(map(len, self.episodes[phase])) < self.config.episodes_per_task:
                 return StageReport(self._collect(phase))
         return self._update()
 
     def _collect(self, phase: str) -> list[EpisodeRow]:
-        """Some episodes of every task of this iteration."""
-        collected = len(self.episodes[phase][0])
-        count = min(max(1, self.config.lanes // len(self.tasks)), self.config.episodes_per_task - collected)
-        lanes = [(task, collected + i) for task in self.tasks for i in range(count)]
-        keys: list[EpisodeKey] = [
-            (self.context.seed, phase, task, self.iterations * self.config.episodes_per_task + i) for task, i in lanes
-        ]
-        tasks = [self.distribution.train_tasks[task] for task, _ in lanes]
-        parameters = self._parameters() if phase == PHASES[0] else self._adapted_parameters()
+        """Some episodes of this iteration's tasks."""
+        collected = [len(of_task) for of_task in self.episodes[phase]]
+        chosen, count = next_lanes(collected, self.config.episodes_per_task, self.config.lanes)
+        first = self.iterations * self.config.episodes_per_task
+        lanes = [(index, first + collected[index] + i) for index in chosen for i in range(count)]
+        keys: list[EpisodeKey] = [(self.context.seed, phase, self.tasks[index], i) for index, i in lanes]
+        tasks = [self.distribution.train_tasks[self.tasks[index]] for index, _ in lanes]
+        stacked = self._parameters() if phase == PHASES[0] else self._adapted_parameters()
+        parameters = {name: value[chosen] for name, value in stacked.items()}
         rows = []
-        for lane, episode in enumerate(act(self.context, self.policy, parameters, tasks, keys)):
-            self.episodes[phase][lane // count].append(TaskEpisode.of(episode))
-            rows.append(self.log.row(phase, lanes[lane][0], episode))
+        for (index, _), episode in zip(lanes, act(self.context, self.policy, parameters, tasks, keys), strict=True):
+            self.episodes[phase][index].append(TaskEpisode.of(episode))
+            rows.append(self.log.row(phase, self.tasks[index], episode))
         self._results[phase] += rows
         return rows
 

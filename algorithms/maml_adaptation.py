@@ -22,7 +22,15 @@ from algorithms.files import load_tensors, save_tensors
 from algorithms.maml import inner_steps
 from algorithms.meta_training import META_FILE
 from algorithms.networks import torch_generator
-from algorithms.policy_gradient import EpisodeLog, Parameters, TaskEpisode, act, make_gradient_batch, same_for_all
+from algorithms.policy_gradient import (
+    EpisodeLog,
+    Parameters,
+    TaskEpisode,
+    act,
+    make_gradient_batch,
+    next_lanes,
+    same_for_all,
+)
 from algorithms.ranges import COUNT, require_between
 from algorithms.rollout import EpisodeKey
 from algorithms.stage import PlayedEpisode, PlayRequest, Progress, Stage, StageContext, StageReport
@@ -41,7 +49,7 @@ class MamlAdaptConfig:
     later_rate_fraction: float = 0.5
     """Size of further steps, of the first (Finn et al., appendix A.2: half)."""
     lanes: int = 50
-    """Episodes collected side by side, at most, but one per task at least (ours: how soon a signal is answered)."""
+    """Episodes collected side by side, at most (ours: how soon a signal is answered)."""
 
     def validate(self) -> None:
         require_between(self, COUNT, "episodes", "episodes_per_step", "lanes")
@@ -61,31 +69,33 @@ class MamlAdaptation(Stage):
         self.parameters: Parameters = same_for_all(dict(self.policy.named_parameters()), len(self.tasks))
         self.log = EpisodeLog(context.task_distribution.score_range[1])
         self.episodes: list[list[TaskEpisode]] = [[] for _ in self.tasks]
-        """Since the last step."""
-        self.collected = self.steps = 0
+        """Of each task, since the last step."""
+        self.steps = self.episodes_before_step = 0
         self._success: float | None = None
 
     @property
     def progress(self) -> Progress:
-        count = len(self.tasks)
-        return Progress(self.collected * count, self.config.episodes * count, "episodes", self._success)
+        done = sum(self.log.episodes.values())
+        return Progress(done, self.config.episodes * len(self.tasks), "episodes", self._success)
 
     def advance(self) -> StageReport:
         config = self.config
         of_this_step = config.episodes_per_step if self.steps else config.exploration_episodes
-        due = min(of_this_step - len(self.episodes[0]), config.episodes - self.collected)
-        count = min(due, max(1, config.lanes // len(self.tasks)))
-        lanes = [(task, self.collected + i) for task in self.tasks for i in range(count)]
-        keys: list[EpisodeKey] = [(self.context.seed, "adapt", *lane) for lane in lanes]
-        tasks = [self.context.task_distribution.target_tasks[task] for task, _ in lanes]
+        due = min(of_this_step, config.episodes - self.episodes_before_step)
+        collected = [len(of_task) for of_task in self.episodes]
+        chosen, count = next_lanes(collected, due, config.lanes)
+        first = self.episodes_before_step
+        lanes = [(index, first + collected[index] + i) for index in chosen for i in range(count)]
+        keys: list[EpisodeKey] = [(self.context.seed, "adapt", self.tasks[index], i) for index, i in lanes]
+        tasks = [self.context.task_distribution.target_tasks[self.tasks[index]] for index, _ in lanes]
+        parameters = {name: value[chosen] for name, value in self.parameters.items()}
         phase = "adapt" if self.steps else "explore"
         rows = []
-        for lane, episode in enumerate(act(self.context, self.policy, self.parameters, tasks, keys)):
-            self.episodes[lane // count].append(TaskEpisode.of(episode))
-            rows.append(self.log.row(phase, lanes[lane][0], episode))
-        self.collected += count
+        for (index, _), episode in zip(lanes, act(self.context, self.policy, parameters, tasks, keys), strict=True):
+            self.episodes[index].append(TaskEpisode.of(episode))
+            rows.append(self.log.row(phase, self.tasks[index], episode))
         self._success = sum(row.success for row in rows) / len(rows)
-        if len(self.episodes[0]) == of_this_step:
+        if min(map(len, self.episodes)) == of_this_step:
             self._step()
         return StageReport(rows, {"inner_steps": float(self.steps), "success": self._success})
 
@@ -102,6 +112,7 @@ class MamlAdaptation(Stage):
         )
         rate = meta["inner_rate"] * (self.config.later_rate_fraction if self.steps else 1.0)
         self.parameters = inner_steps(self.policy, self.parameters, batch, rate)
+        self.episodes_before_step += len(self.episodes[0])
         self.episodes = [[] for _ in self.tasks]
         self.steps += 1
 
@@ -112,8 +123,8 @@ class MamlAdaptation(Stage):
             "parameters": {name: value.clone() for name, value in self.parameters.items()},
             "log": self.log.state_dict(),
             "episodes": [[list(episode) for episode in of_task] for of_task in self.episodes],
-            "collected": self.collected,
             "steps": self.steps,
+            "episodes_before_step": self.episodes_before_step,
             "success": self._success,
         }
 
@@ -122,7 +133,8 @@ class MamlAdaptation(Stage):
         self.parameters = {name: value.to(device).clone() for name, value in state["parameters"].items()}
         self.log.load_state_dict(state["log"])
         self.episodes = [[TaskEpisode(*episode) for episode in of_task] for of_task in state["episodes"]]
-        self.collected, self.steps, self._success = state["collected"], state["steps"], state["success"]
+        self.steps, self.episodes_before_step = state["steps"], state["episodes_before_step"]
+        self._success = state["success"]
 
     def write_artefact(self, folder: Path) -> dict[str, Any]:
         learners = {

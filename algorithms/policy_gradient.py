@@ -158,6 +158,16 @@ class StackedPolicies:
         return mean + sigma * self._noise(lanes, env_step).to(device)
 
 
+def next_lanes(collected: Sequence[int], due: int, most_lanes: int) -> tuple[list[int], int]:
+    """(tasks to collect for next, episodes of each), given how many each task has ``collected`` of those ``due``.
+
+    All tasks at once where the lanes suffice, with as many episodes as fit; else some of those that have fewest.
+    """
+    fewest = min(collected)
+    behind = [index for index, count in enumerate(collected) if count == fewest]
+    return behind[: max(1, most_lanes)], max(1, min(most_lanes // len(collected), due - fewest))
+
+
 def act(
     context: StageContext,
     policy: BehaviorPolicy,

@@ -318,6 +318,17 @@ def test_an_iteration_is_episodes_before_episodes_after_and_an_update() -> None:
     assert metrics["env_steps"] == sum(row.length for row in rows)
 
 
+def test_fewer_lanes_than_tasks_collect_the_same_episodes_in_turns() -> None:
+    few, many = (make_stage(dataclasses.replace(CONFIG, lanes=lanes)) for lanes in (1, 6))
+    rows = [row for _ in range(6) for row in few.advance().episodes]
+    assert [row.task for row in rows] == few.tasks * 3
+    assert {(row.task, row.episode) for row in rows} == {(row.task, row.episode) for row in many.advance().episodes}
+    for of_few, of_many in zip(few.episodes[PHASES[0]], many.episodes[PHASES[0]], strict=True):
+        for one, other in zip(of_few, of_many, strict=True):
+            torch.testing.assert_close(one.states, other.states)
+            torch.testing.assert_close(one.actions, other.actions)
+
+
 def test_rows_count_episodes_and_env_steps_per_task() -> None:
     rows = advance_to_end(make_stage())
     assert len(rows) == 3 * 2 * 2 * 3

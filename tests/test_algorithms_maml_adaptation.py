@@ -63,6 +63,20 @@ def test_calendar_of_episodes_and_steps(tmp_path: Path) -> None:
     assert stage.progress.done == stage.progress.total == 33
 
 
+def test_fewer_lanes_than_tasks_take_turns(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path, dataclasses.replace(CONFIG, lanes=2))
+    reports = [stage.advance().episodes for _ in range(8)]
+    assert [[row.task for row in rows] for rows in reports] == [[0, 1], [2]] * 4
+    assert stage.steps == 1
+    rows = [row for report in reports for row in report] + advance_to_end(stage)
+    whole = advance_to_end(make_stage(tmp_path))
+    assert len(rows) == len(whole) == 33
+    returns = [
+        {(row.task, row.episode): row.episode_return for row in each if row.episode < 4} for each in (rows, whole)
+    ]
+    assert returns[0] == returns[1], "the same exploration"
+
+
 def test_rows_are_numbered_per_task(tmp_path: Path) -> None:
     rows = advance_to_end(make_stage(tmp_path))
     for task in range(3):

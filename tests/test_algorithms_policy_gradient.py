@@ -21,6 +21,7 @@ from algorithms.policy_gradient import (
     discounted_returns,
     fit_baseline,
     make_gradient_batch,
+    next_lanes,
     same_for_all,
     task_advantages,
 )
@@ -180,6 +181,15 @@ def test_an_episode_is_the_same_whatever_else_is_collected() -> None:
     assert float(torch.cat([episode.skills for episode in together]).abs().max()) > 1.0
     assert TaskEpisode.of(alone).rewards.shape == (12,)
     assert alone.path is None
+
+
+def test_tasks_are_collected_for_together_or_in_turns() -> None:
+    """Three tasks, of which each is due five episodes."""
+    assert next_lanes([0, 0, 0], 5, 6) == ([0, 1, 2], 2)
+    assert next_lanes([4, 4, 4], 5, 6) == ([0, 1, 2], 1)
+    assert next_lanes([0, 0, 0], 5, 100) == ([0, 1, 2], 5)
+    assert next_lanes([1, 1, 1], 5, 2) == ([0, 1], 1)
+    assert next_lanes([2, 2, 1], 5, 2) == ([2], 1)
 
 
 def test_paths_are_recorded_where_asked_for() -> None:
