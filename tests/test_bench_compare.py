@@ -52,8 +52,32 @@ def test_a_clear_difference_of_enough_runs_is_called_one() -> None:
     assert c.by_runs.p_value == pytest.approx(2 / 252)
     text = verdict(c)
     assert text.startswith("a is better than b by 0.3") and text.endswith("also with whole runs as the unit, p 0.0079")
-    assert verdict(one(y, x)).startswith("a is better than b") is False
-    assert verdict(one(y, x)).startswith("b is better than a by 0.3")
+    assert f"({_interval(c.mean_difference.low, c.mean_difference.high)})" in text
+    swapped = one(y, x)
+    assert verdict(swapped).startswith("b is better than a by 0.3")
+    assert swapped.mean_difference.low is not None and swapped.mean_difference.high is not None
+    # The verdict speaks of the leader minus the other, the numbers of A minus B.
+    assert swapped.mean_difference.low < swapped.mean_difference.high < 0
+    assert f"({_interval(-swapped.mean_difference.high, -swapped.mean_difference.low)})" in verdict(swapped)
+
+
+def _interval(low: float, high: float) -> str:
+    return f"95 % interval {low:.2f} to {high:.2f}"
+
+
+def test_the_runs_of_the_two_are_drawn_independently() -> None:
+    """Of the difference to an equal algorithm, which is 0, the interval is as wide as two variances make it."""
+    x = np.random.default_rng(0).random((5, 6))
+    c = one(x, x)
+    assert c.mean_difference.low is not None and c.mean_difference.high is not None
+    expected = 2 * 1.96 * np.sqrt(2 * (x.var(axis=0) / 5).sum()) / 6
+    assert c.mean_difference.high - c.mean_difference.low == pytest.approx(expected, rel=0.05)
+
+
+def test_runs_that_have_no_shared_task_are_not_counted() -> None:
+    x = np.array([[0.5, 0.5], [0.7, 0.6]])
+    y = np.array([[0.5, 0.5, 0.1], [0.4, 0.4, 0.1], [NAN, NAN, 0.1]])
+    assert (one(x, y).seeds_a, one(x, y).seeds_b, one(x, y).tasks) == (2, 2, 2)
 
 
 def test_with_three_runs_the_verdict_says_what_it_rests_on() -> None:

@@ -87,6 +87,12 @@ def test_coverage_is_simulated_by_the_seed() -> None:
     assert [type(line) for line in first] == [Coverage] * len(STATISTICS)
 
 
+def test_the_stated_coverage_is_about_right() -> None:
+    """The slow test has the whole table, to one percent."""
+    for line in simulate_coverage(3, 0.0, "task", 1_500, seed=2, replicates=500):
+        assert line.coverage == pytest.approx(stated_coverage(3, line.statistic), abs=0.03)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seeds", SEEDS)

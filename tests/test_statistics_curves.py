@@ -87,9 +87,19 @@ def test_the_threshold_is_reached_when_the_last_episodes_have_it() -> None:
     assert episodes_to_threshold(returns(steps(3)), 1.0, 2).episodes.tolist() == [[5]]
 
 
-def test_tenths_reach_nine_tenths() -> None:
-    values = np.full((1, 1, 10), 0.1) * 9
-    assert not episodes_to_threshold(returns(values), 0.9, 10).censored.any()
+def test_rounding_keeps_no_run_below_the_threshold() -> None:
+    """The means of 2 to 14 equal returns are not always that return, to the last digit."""
+    for window in range(2, 15):
+        for tenth in range(1, 10):
+            values = np.full((1, 1, 14), tenth / 10)
+            assert not episodes_to_threshold(returns(values), tenth / 10, window).censored.any()
+
+
+def test_episodes_after_a_gap_do_not_count() -> None:
+    values = steps(6)
+    values[0, 0, 4] = NAN
+    result = episodes_to_threshold(returns(values), 1.0, 1)
+    assert (result.episodes.tolist(), result.censored.tolist()) == ([[4]], [[True]])
 
 
 def test_a_median_beyond_the_last_episode_is_not_made_up() -> None:
