@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cli_parser import Command, Parser, add_command, add_machine_options, add_out, indices, integer
+from bench.cli_statistics import add_statistics_commands
 from bench.cli_sweep import HIDDEN, add_sweep_commands
 from bench.config import Override, split_overrides
 from bench.errors import UserError, nearest_name
@@ -64,6 +65,7 @@ def _make_parser() -> Parser:
     _add_summary(commands)
     _add_plot(commands)
     _add_export(commands)
+    add_statistics_commands(commands)
     add_sweep_commands(commands)
     return parser
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-_MINIMUM_WIDTH = 100
+_MINIMUM_WIDTH = 120
 """Where output is not a terminal, columns are not squeezed into 80 characters."""
 
 

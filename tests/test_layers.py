@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 LAYERS = {*MAY_IMPORT, "tests"}
 CORE = [
-    *sorted((ROOT / "bench").glob("*.py")),
+    *sorted((ROOT / "bench").rglob("*.py")),
     ROOT / "algorithms" / "stage.py",
     *(ROOT / "envs" / name for name in ("core.py", "randomness.py", "trajectories.py")),
 ]
