@@ -251,11 +251,12 @@ class Adaptation(Stage):
         if not done:
             return
         for i in done:
-            self.finished_learners[self.learning_tasks[i]] = self._learner_state(i)
+            self.finished_learners[self.learning_tasks[i]] = self.learner_state(i)
         kept = [i for i in range(len(self.learning_tasks)) if i not in done]
         self._keep(kept)
 
-    def _learner_state(self, learner: int) -> dict[str, Any]:
+    def learner_state(self, learner: int) -> dict[str, Any]:
+        """What is kept of a learner that has had all its episodes."""
         networks = self.networks
         return {
             "policy": [p.detach()[learner].cpu().clone() for p in networks.policy.parameters()],

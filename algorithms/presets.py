@@ -105,6 +105,44 @@ SPIRL_PRESETS: dict[tuple[str, str], Values] = {
     ("kitchen", "smoke"): {**ADAPT_SMOKE, **SMALL_NETWORKS, **SPIRL_KITCHEN, "adapt.batch_size": 32},
 }
 
+# -- MTRL ------------------------------------------------------------------------------------------
+
+
+def _of_task_policies(values: Values) -> dict[str, Any]:
+    """Settings of ``adapt``, for the stage ``task_policies``."""
+    return {name.replace("adapt.", "task_policies.", 1): value for name, value in values.items()}
+
+
+def _without_networks(values: Values) -> dict[str, Any]:
+    """Settings of an ``adapt`` that is given its networks."""
+    return {name: value for name, value in values.items() if not name.startswith("adapt.actor_critic.")}
+
+
+def _mtrl(spirl: Values, own: Values) -> dict[str, Any]:
+    """SPiRL's settings, for the policies of training tasks and for the target tasks; ``own`` on top."""
+    return {**_of_task_policies(spirl), **_without_networks(spirl), **own}
+
+
+MTRL_QUICK: Values = {"distil.updates": 3000, "distil.batch_size": 512, "distil.learning_rate": 1e-3}
+MTRL_SMOKE: Values = {
+    "task_policies.episodes": 2,
+    "task_policies.actor_critic.hidden_dim": 32,
+    "distil.updates": 20,
+    "distil.batch_size": 64,
+}
+
+MTRL_PRESETS: dict[tuple[str, str], Values] = {
+    ("maze", "paper"): {},
+    ("maze", "quick"): _mtrl(SPIRL_PRESETS["maze", "quick"], {**MTRL_QUICK, "task_policies.episodes": 80}),
+    ("maze", "smoke"): _mtrl(SPIRL_PRESETS["maze", "smoke"], MTRL_SMOKE),
+    ("kitchen", "paper"): _mtrl(SPIRL_PRESETS["kitchen", "paper"], {"distil.target_kl": 0.2}),
+    ("kitchen", "quick"): _mtrl(
+        SPIRL_PRESETS["kitchen", "quick"],
+        {**MTRL_QUICK, "distil.target_kl": 0.2, "task_policies.episodes": 60},
+    ),
+    ("kitchen", "smoke"): _mtrl(SPIRL_PRESETS["kitchen", "smoke"], {**MTRL_SMOKE, "distil.target_kl": 0.2}),
+}
+
 # -- SAC -------------------------------------------------------------------------------------------
 
 SAC_QUICK: Values = {

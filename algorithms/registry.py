@@ -86,3 +86,4 @@ register_algorithm("spirl", "algorithms.spirl:ALGORITHM", "skill-prior reinforce
 register_algorithm("sac", "algorithms.sac:ALGORITHM", "soft actor-critic from scratch, primitive actions")
 register_algorithm("bc+maml", "algorithms.bc_maml:ALGORITHM", "meta-learning from a cloned policy, no skills")
 register_algorithm("maml", "algorithms.bc_maml:MAML", "MAML without behaviour cloning: the validation of bc+maml")
+register_algorithm("mtrl", "algorithms.mtrl:ALGORITHM", "policies of the training tasks distilled into one, then SPiRL")

@@ -166,7 +166,8 @@ class _Run:
         for planned in self.plan.stages:
             table = self._stage_rows(planned)
             if len(table):
-                tables.append(table.assign(stage=planned.spec.name))
+                names = [self._task_name(planned, task) for task in table["task"]]
+                tables.append(table.assign(stage=planned.spec.name, task_name=names))
         request = self.plan.request
         columns = [*RUN_COLUMNS, "phase", "task", "task_name", *list(STAGE_COLUMNS)[2:], "error"]
         if not tables:
@@ -174,9 +175,6 @@ class _Run:
         table = pd.concat(tables, ignore_index=True).assign(
             run=self.plan.run_name, algo=request.algo, env=request.env, preset=request.preset, seed=request.seed
         )
-        table["task_name"] = [
-            self._task_name(phase, task) for phase, task in zip(table["phase"], table["task"], strict=True)
-        ]
         return table[columns]
 
     def _stage_rows(self, planned: PlannedStage) -> pd.DataFrame:
@@ -196,11 +194,11 @@ class _Run:
         }  # fmt: skip
         return pd.concat([rows, pd.DataFrame([failed])], ignore_index=True)
 
-    def _task_name(self, phase: str, task: int) -> str:
+    def _task_name(self, planned: PlannedStage, task: int) -> str:
         if task < 0:
             return ""
         distribution = self.plan.task_distribution
-        tasks = distribution.train_tasks if phase.startswith("meta_train") else distribution.target_tasks
+        tasks = distribution.train_tasks if planned.spec.tasks == "train" else distribution.target_tasks
         return tasks[task].name
 
 

@@ -81,7 +81,7 @@ def make_stage(
 
 def flat_learner(stage: Adaptation, learner: int) -> Tensor:
     """Policy, critics and coefficient of one learner of the stack, as one vector."""
-    state = stage._learner_state(learner)
+    state = stage.learner_state(learner)
     parts = [*state["policy"], *state["critics"], torch.tensor([state["coefficient"]])]
     return torch.cat([part.flatten() for part in parts])
 
