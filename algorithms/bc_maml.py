@@ -40,7 +40,7 @@ from algorithms.behavior_cloning import BC_STAGE, BehaviorPolicy, GaussianPolicy
 from algorithms.maml import MamlConfig, MamlMetaTraining
 from algorithms.maml_adaptation import MamlAdaptation, MamlAdaptConfig, play_adapted
 from algorithms.networks import torch_generator
-from algorithms.presets import BC_MAML_PRESETS, MAML_PRESETS
+from algorithms.primitive_presets import BC_MAML_PRESETS, MAML_PRESETS
 from algorithms.stage import Algorithm, StageContext, StageSpec
 
 ADAPT_STAGE = StageSpec(

@@ -18,7 +18,7 @@ from torch import Tensor
 from algorithms.adaptation import Adaptation
 from algorithms.adaptation_config import TaskLearningConfig
 from algorithms.meta_training import MetaLearner, MetaTrainConfig, prior_task_embeddings
-from algorithms.networks import torch_generator
+from algorithms.networks import Gaussian, torch_generator
 from algorithms.regularized_sac import DualCoefficients, FrozenPolicies, NetworkConfig, SkillActorCritic
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import StageContext, StageReport
@@ -75,23 +75,16 @@ class EncodedAdaptation(Adaptation):
         rows = [self.row("explore", task, episode) for task, episode in zip(tasks, episodes, strict=True)]
         for learner in range(len(self.task_indices)):
             packed = [self.pack(e) for e in episodes[learner * count : (learner + 1) * count]]
-            self.task_embeddings[learner] = self._encode(self.task_indices[learner], torch.cat(packed))
+            context = torch.cat(packed)[:, : self.meta.context_dim]
+            task = self.task_indices[learner]
+            self.task_embeddings[learner] = encode_context(
+                self.meta, self.meta_config, context, self.context.seed, task
+            ).mean
             if self.exploration.replay_exploration:
                 for transitions in packed:
                     self.learn_from(learner, transitions)
         self.explored = True
         return StageReport(rows, {"exploration_success": sum(row.success for row in rows) / len(rows)})
-
-    @torch.no_grad()
-    def _encode(self, task: int, transitions: Tensor) -> Tensor:
-        """e* (E,): the posterior's mean over exploration transitions (C, F), chosen as meta-training did."""
-        if self.meta_config.context_drawn:
-            shuffled = torch.randperm(len(transitions), generator=torch_generator(self.context.seed, "e*", task))
-            transitions = transitions[shuffled.to(transitions.device)]
-            rewards = transitions[:, self.fields.slices["rewards"].start]
-            order = torch.argsort((rewards > 0).to(torch.int8), descending=True, stable=True)
-            transitions = transitions[order[: self.meta_config.context_groups[-1].transitions]]
-        return self.meta.encoder(transitions[None, :, : self.meta.context_dim]).mean[0]
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"explored": self.explored}
@@ -99,3 +92,16 @@ class EncodedAdaptation(Adaptation):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.explored = state["explored"]
+
+
+@torch.no_grad()
+def encode_context(meta: MetaLearner, meta_config: MetaTrainConfig, context: Tensor, seed: int, task: int) -> Gaussian:
+    """q(e given c) (E,) from exploration transitions (C, context features), chosen as meta-training did."""
+    if meta_config.context_drawn:
+        shuffled = torch.randperm(len(context), generator=torch_generator(seed, "e*", task))
+        context = context[shuffled.to(context.device)]
+        rewards = context[:, meta.fields.slices["rewards"].start]
+        order = torch.argsort((rewards > 0).to(torch.int8), descending=True, stable=True)
+        context = context[order[: meta_config.context_groups[-1].transitions]]
+    posterior = meta.encoder(context[None])
+    return Gaussian(posterior.mean[0], posterior.sigma[0])

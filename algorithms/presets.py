@@ -37,18 +37,6 @@ SKILL_PRESETS: dict[tuple[str, str], Values] = {
 }
 """Shared by every algorithm that stands on skills, so that they share the artefact too."""
 
-BC_SMOKE: Values = {"bc.updates": 200, "bc.policy.hidden_dim": 32}
-
-BC_PRESETS: dict[tuple[str, str], Values] = {
-    ("maze", "paper"): {},
-    ("maze", "quick"): {"bc.updates": 20_000},
-    ("maze", "smoke"): BC_SMOKE,
-    ("kitchen", "paper"): {},
-    ("kitchen", "quick"): {"bc.updates": 20_000},
-    ("kitchen", "smoke"): BC_SMOKE,
-}
-"""Shared by every algorithm that starts from a cloned policy, so that they share the artefact too."""
-
 # -- target-task learning, SPiRL's and SiMPL's -----------------------------------------------------
 
 ADAPT_QUICK: Values = {
@@ -141,37 +129,6 @@ MTRL_PRESETS: dict[tuple[str, str], Values] = {
         {**MTRL_QUICK, "distil.target_kl": 0.2, "task_policies.episodes": 60},
     ),
     ("kitchen", "smoke"): _mtrl(SPIRL_PRESETS["kitchen", "smoke"], {**MTRL_SMOKE, "distil.target_kl": 0.2}),
-}
-
-# -- SAC -------------------------------------------------------------------------------------------
-
-SAC_QUICK: Values = {
-    "adapt.episodes": 200,
-    "adapt.batch_size": 256,
-    "adapt.updates_per_episode": 200,  # one for ten env_steps of a full episode
-    "adapt.learning_rate": 1e-3,
-    "adapt.coefficient_learning_rate": 1e-3,
-    # What helps SPiRL and SiMPL at this budget, for a fair comparison.
-    "adapt.rewarded_fraction": 0.0625,
-    "adapt.clip_targets": True,
-    "adapt.actor_critic.hidden_dim": 128,
-}
-
-SAC_SMOKE: Values = {
-    **SAC_QUICK,
-    "adapt.episodes": 4,
-    "adapt.batch_size": 64,
-    "adapt.updates_per_episode": 2,
-    "adapt.actor_critic.hidden_dim": 32,
-}
-
-SAC_PRESETS: dict[tuple[str, str], Values] = {
-    ("maze", "paper"): {},
-    ("maze", "quick"): SAC_QUICK,
-    ("maze", "smoke"): SAC_SMOKE,
-    ("kitchen", "paper"): {"adapt.batch_size": 1024},
-    ("kitchen", "quick"): {**SAC_QUICK, "adapt.episodes": 120},
-    ("kitchen", "smoke"): SAC_SMOKE,
 }
 
 # -- SiMPL's meta-training -------------------------------------------------------------------------
@@ -291,65 +248,6 @@ SIMPL_PRESETS: dict[tuple[str, str], Values] = {
         "adapt.exploration_episodes": 2,
     },
 }
-
-# -- BC+MAML, and MAML alone -----------------------------------------------------------------------
-
-MAML_SMOKE: Values = {
-    "meta_train.meta_iterations": 2,
-    "meta_train.tasks_per_iteration": 3,
-    "meta_train.episodes_per_task": 2,
-    "meta_train.gradient_rows": 200,
-    "adapt.episodes": 4,
-    "adapt.exploration_episodes": 2,
-    "adapt.episodes_per_step": 1,
-}
-
-MAML_QUICK: Values = {
-    "meta_train.tasks_per_iteration": 20,
-    "meta_train.episodes_per_task": 10,
-    "meta_train.gradient_rows": 1500,
-    "meta_train.curvature_every": 5,
-    "meta_train.trust_region.max_kl": 0.03,
-    "adapt.episodes": 200,
-}
-
-KITCHEN_LANES: Values = {"meta_train.lanes": 10, "adapt.lanes": 10}
-"""Simulating an episode takes a third of a second."""
-
-BC_MAML_PRESETS: dict[tuple[str, str], Values] = {
-    ("maze", "paper"): {},
-    ("maze", "quick"): {
-        **BC_PRESETS["maze", "quick"],
-        **MAML_QUICK,
-        "meta_train.meta_iterations": 350,  # 140,000 episodes, at most 280 million env_steps
-        # The cloned policy takes 600 env_steps (median) to reach a goal of maze-easy: at 0.99 most would learn nothing.
-        "meta_train.discount": 0.998,
-    },
-    ("maze", "smoke"): {**BC_PRESETS["maze", "smoke"], **MAML_SMOKE},
-    ("kitchen", "paper"): KITCHEN_LANES,
-    ("kitchen", "quick"): {
-        **BC_PRESETS["kitchen", "quick"],
-        **MAML_QUICK,
-        **KITCHEN_LANES,
-        "meta_train.meta_iterations": 10,
-        "adapt.episodes": 120,
-    },
-    ("kitchen", "smoke"): {**BC_PRESETS["kitchen", "smoke"], **MAML_SMOKE, **KITCHEN_LANES},
-}
-
-MAML_PRESETS: dict[tuple[str, str], Values] = {
-    ("navigation-2d", "paper"): {"meta_train.tasks_per_iteration": 20},
-    ("navigation-2d", "quick"): {
-        "meta_train.meta_iterations": 150,
-        "meta_train.tasks_per_iteration": 20,
-        "meta_train.curvature_every": 5,
-        "meta_train.lanes": 400,
-        "adapt.episodes": 100,
-        "adapt.lanes": 800,
-    },
-    ("navigation-2d", "smoke"): {**MAML_SMOKE, "meta_train.policy.hidden_dim": 16},
-}
-"""Finn et al., section 5.3."""
 
 
 def with_skills(presets: Mapping[tuple[str, str], Values]) -> dict[tuple[str, str], Values]:

@@ -87,3 +87,6 @@ register_algorithm("sac", "algorithms.sac:ALGORITHM", "soft actor-critic from sc
 register_algorithm("bc+maml", "algorithms.bc_maml:ALGORITHM", "meta-learning from a cloned policy, no skills")
 register_algorithm("maml", "algorithms.bc_maml:MAML", "MAML without behaviour cloning: the validation of bc+maml")
 register_algorithm("mtrl", "algorithms.mtrl:ALGORITHM", "policies of the training tasks distilled into one, then SPiRL")
+register_algorithm("pearl", "algorithms.pearl:PEARL", "meta-RL with a task encoder; primitive actions, no offline data")
+register_algorithm("pearl-ft", "algorithms.pearl:PEARL_FT", "PEARL, then SAC on the target task")
+register_algorithm("bc+pearl", "algorithms.bc_pearl:ALGORITHM", "PEARL around a policy cloned from the offline data")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from algorithms.adaptation import Adaptation
 from algorithms.adaptation_config import SacConfig
 from algorithms.playback import play_skill_policy
-from algorithms.presets import SAC_PRESETS
+from algorithms.primitive_presets import SAC_PRESETS
 from algorithms.regularized_sac import SquashedActorCriticConfig
 from algorithms.skill_space import primitive_actions
 from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec

@@ -21,7 +21,7 @@ from algorithms.behavior_cloning import (
     load_behavior_policy,
 )
 from algorithms.files import DamagedFileError
-from algorithms.presets import BC_PRESETS
+from algorithms.primitive_presets import BC_PRESETS
 from envs.registry import task_distribution
 from envs.trajectories import Trajectories, TrajectoryError
 from tests.algorithm_helpers import (

@@ -1,0 +1,185 @@
+"""Adapting to target tasks by inference alone (PEARL): encode some episodes, then act with the task known; no gradient.
+
+    explore    ``exploration_episodes`` with e ~ p(e) (SiMPL's protocol), or with e ~ q(e given the episodes before)
+               (``posterior_sampling``: Rakelly et al. 2019, algorithm 2)
+    act        pi(a given s, e*), e* = the encoder's mean over all exploration transitions
+
+Axes: M target task, C context transition, E task embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algorithms.adaptation import ADAPTED_FILE
+from algorithms.encoded_adaptation import encode_context
+from algorithms.files import save_tensors
+from algorithms.meta_training import MetaLearner, MetaTrainConfig, prior_task_embeddings
+from algorithms.networks import Gaussian
+from algorithms.ranges import require_between
+from algorithms.regularized_sac import FrozenPolicies, StateInputs
+from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
+from algorithms.skill_space import SkillSpace
+from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport
+
+
+@dataclass(frozen=True)
+class PosteriorAdaptConfig:
+    """Adapting by encoding exploration episodes, without gradients (SiMPL F.2; Rakelly et al.)."""
+
+    episodes: int = 500
+    """Episodes per target task, exploration included (SiMPL, Figure 4: about 500)."""
+    exploration_episodes: int = 20
+    """Episodes before the task is encoded (SiMPL F.2: 20; Rakelly et al.: 1 to 3)."""
+    posterior_sampling: bool = False
+    """e is drawn anew for each exploration episode, given those before (Rakelly et al.); off: e ~ p(e) for all of them
+    (SiMPL)."""
+    lanes: int = 40
+    """Episodes collected together, where they do not depend on each other (ours: a matter of speed alone)."""
+
+    def validate(self) -> None:
+        require_between(self, (1, 10**6), "episodes")
+        require_between(self, (1, self.episodes), "exploration_episodes")
+        require_between(self, (1, 100_000), "lanes")
+
+
+class PosteriorAdaptation(Stage):
+    """meta_train -> episode rows, and e* of every target task."""
+
+    def __init__(
+        self,
+        config: PosteriorAdaptConfig,
+        meta_config: MetaTrainConfig,
+        meta: MetaLearner,
+        space: SkillSpace,
+        context: StageContext,
+    ) -> None:
+        self.config, self.meta_config, self.space, self.context = config, meta_config, space, context
+        self.meta = meta.to(context.device).requires_grad_(False)
+        self.distribution = context.task_distribution
+        self.tasks = list(context.target_tasks)
+        self.inputs = StateInputs(space.prior, meta.networks.config.standardise_states, context.device)
+        count = len(self.tasks)
+        self.episodes, self.env_steps = [0] * count, [0] * count
+        self.contexts: list[list[Tensor]] = [[] for _ in self.tasks]
+        """Context transitions (C, context features) of each task's exploration episodes."""
+        self.task_embeddings = torch.zeros((count, meta_config.task_embedding_dim), device=context.device)
+        self._last_success: dict[int, bool] = {}
+
+    @property
+    def progress(self) -> Progress:
+        successes = list(self._last_success.values())
+        return Progress(
+            done=sum(self.episodes),
+            total=self.config.episodes * len(self.tasks),
+            unit="episodes",
+            success=sum(successes) / len(successes) if successes else None,
+        )
+
+    def advance(self) -> StageReport:
+        """One batch of episodes that do not depend on each other."""
+        exploring = [i for i, done in enumerate(self.episodes) if done < self.config.exploration_episodes]
+        if not exploring:
+            return StageReport(self._collect("adapt", self._next_learners(self.config.episodes), self._known_task))
+        if self.config.posterior_sampling:
+            first = min(self.episodes)
+            learners = [i for i in exploring if self.episodes[i] == first][: self.config.lanes]
+            rows = self._collect("explore", learners, self._sampled_task)
+        else:
+            learners = self._next_learners(self.config.exploration_episodes)
+            rows = self._collect("explore", learners, self._any_task)
+        for learner in set(learners):
+            if self.episodes[learner] >= self.config.exploration_episodes:
+                self.task_embeddings[learner] = self._posterior(learner).mean
+        return StageReport(rows)
+
+    def _next_learners(self, until: int) -> list[int]:
+        """Whose episodes come next, up to ``lanes`` of them, none beyond ``until`` episodes."""
+        left = [i for i, done in enumerate(self.episodes) for _ in range(until - done)]
+        return left[: self.config.lanes]
+
+    # -- which e acts --------------------------------------------------------------------------
+
+    def _any_task(self, learners: Sequence[int], keys: Sequence[EpisodeKey]) -> Tensor:
+        """e ~ p(e)."""
+        return prior_task_embeddings(keys, self.task_embeddings.shape[1]).to(self.context.device)
+
+    def _sampled_task(self, learners: Sequence[int], keys: Sequence[EpisodeKey]) -> Tensor:
+        """e ~ q(e given the episodes so far), at first e ~ p(e)."""
+        noise = self._any_task(learners, keys)
+        for place, learner in enumerate(learners):
+            if self.contexts[learner]:
+                noise[place] = self._posterior(learner).sample(noise[place])
+        return noise
+
+    def _known_task(self, learners: Sequence[int], keys: Sequence[EpisodeKey]) -> Tensor:
+        """e*."""
+        return self.task_embeddings[list(learners)]
+
+    def _posterior(self, learner: int) -> Gaussian:
+        """q(e given c) (E,), c all exploration transitions so far."""
+        context = torch.cat(self.contexts[learner])
+        return encode_context(self.meta, self.meta_config, context, self.context.seed, self.tasks[learner])
+
+    # -- collecting ----------------------------------------------------------------------------
+
+    def _collect(self, phase: str, learners: Sequence[int], choose: Any) -> list[EpisodeRow]:
+        """One episode for each entry of ``learners``; a learner that occurs twice plays its next two episodes."""
+        numbers, seen = [], dict(enumerate(self.episodes))
+        for learner in learners:
+            numbers.append(seen[learner])
+            seen[learner] += 1
+        seed = self.context.seed
+        keys: list[EpisodeKey] = [
+            (seed, "adapt", self.tasks[learner], number) for learner, number in zip(learners, numbers, strict=True)
+        ]
+        max_skills = self.space.max_skills(self.distribution.episode_env_steps)
+        noise = EpisodeNoise(keys, max_skills, self.space.latent_dim)
+        policies = FrozenPolicies(self.meta.networks, choose(learners, keys), self.inputs, self.space.prior, noise)
+        world = self.distribution.make_world(len(learners), threads=self.context.threads)
+        tasks = [self.distribution.target_tasks[self.tasks[learner]] for learner in learners]
+        episodes = collect_episodes(world, tasks, keys, policies, self.space.low_level_policy)
+        rows = []
+        for learner, number, episode in zip(learners, numbers, episodes, strict=True):
+            if phase == "explore":
+                packed = self.inputs.pack(self.meta.fields, episode, self.meta_config.discount, 1)
+                self.contexts[learner].append(packed[:, : self.meta.context_dim])
+            self.env_steps[learner] += episode.length
+            success = episode.episode_return >= self.distribution.score_range[1]
+            task, score = self.tasks[learner], episode.episode_return
+            self._last_success[task] = success
+            rows.append(EpisodeRow(phase, task, number, self.env_steps[learner], score, success, episode.length))
+            self.episodes[learner] += 1
+        return rows
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "episodes": list(self.episodes),
+            "env_steps": list(self.env_steps),
+            "contexts": [list(parts) for parts in self.contexts],
+            "task_embeddings": self.task_embeddings.clone(),
+            "last_success": dict(self._last_success),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.episodes, self.env_steps = list(state["episodes"]), list(state["env_steps"])
+        self.contexts = [[part.to(self.context.device) for part in parts] for parts in state["contexts"]]
+        self.task_embeddings = state["task_embeddings"].to(self.context.device)
+        self._last_success = dict(state["last_success"])
+
+    def write_artefact(self, folder: Path) -> dict[str, Any]:
+        policy = [parameter.detach()[0].cpu().clone() for parameter in self.meta.networks.policy.parameters()]
+        learners = {
+            task: {"policy": policy, "task_embedding": self.task_embeddings[i].cpu().clone()}
+            for i, task in enumerate(self.tasks)
+        }
+        save_tensors(folder / ADAPTED_FILE, {"learners": learners})
+        return {"tasks": len(self.tasks)}
