@@ -136,6 +136,34 @@ PEARL_PRESETS: dict[tuple[str, str], Values] = {
     ("kitchen", "smoke"): {**INFERENCE_KITCHEN_SMOKE, "adapt.episodes": 3, "adapt.exploration_episodes": 2},
 }
 
+POINT_ROBOT: Values = {
+    "meta_train.epochs": 60,
+    "meta_train.task_embedding_dim": 5,
+    "meta_train.context_transitions": 40,
+    "meta_train.transitions_per_task": 256,
+    "meta_train.warm_up_transitions": 40,
+    "meta_train.transition_reuse": 100.0,  # 78 updates for 200 episodes of 20 env_steps
+    "meta_train.replay_capacity": 10_000,
+    "meta_train.context_capacity": 40,  # the last two episodes with e ~ p(e): as many as a target task is encoded from
+    "meta_train.encoder_kl_weight": 1e-3,  # 0.1 leaves a nat in e: Rakelly et al. scale rewards up instead
+    "meta_train.learning_rate": 1e-3,
+    "meta_train.coefficient_learning_rate": 1e-3,
+    "meta_train.encoder_hidden_dim": 64,
+    "meta_train.encoder_hidden_layers": 2,
+    "meta_train.actor_critic.hidden_dim": 64,
+    "meta_train.actor_critic.hidden_layers": 2,
+    "adapt.episodes": 20,
+    "adapt.exploration_episodes": 2,
+    "adapt.posterior_sampling": True,
+}
+"""Rakelly et al.'s toy, with their test protocol: two episodes of posterior sampling."""
+
+PEARL_PRESETS |= {
+    ("point-robot", "paper"): {"adapt.exploration_episodes": 2, "adapt.posterior_sampling": True},
+    ("point-robot", "quick"): POINT_ROBOT,
+    ("point-robot", "smoke"): {**POINT_ROBOT, "meta_train.epochs": 2, "meta_train.transition_reuse": 2.0},
+}
+
 PEARL_FT_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "paper"): {},
     ("maze", "quick"): {**INFERENCE_QUICK, **SAC_QUICK},
