@@ -9,13 +9,14 @@ ExplorationConfig       beside one of them, where the task is encoded first    S
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
 
 
 @dataclass(frozen=True)
-class TaskLearningConfig:
+class TaskLearningConfig(ABC):
     """Off-policy learning of each task by itself. Values: SiMPL section 4.3 and appendix E.2.2, maze."""
 
     episodes: int = 500
@@ -71,9 +72,9 @@ class TaskLearningConfig:
         """Clip of the divergence in the TD target."""
         return math.inf
 
+    @abstractmethod
     def target_divergence(self, latent_dim: int) -> float:
         """What alpha is tuned towards."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

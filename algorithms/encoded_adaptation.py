@@ -10,27 +10,18 @@ Axes: M learner (task), C context transition, E task embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from algorithms.adaptation import Adaptation
-from algorithms.adaptation_config import TaskLearningConfig
+from algorithms.adaptation_config import ExplorationConfig, TaskLearningConfig
 from algorithms.meta_training import MetaLearner, MetaTrainConfig, prior_task_embeddings
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.regularized_sac import DualCoefficients, FrozenPolicies, NetworkConfig, SkillActorCritic
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import StageContext, StageReport
-
-
-class EncodedTaskConfig(Protocol):
-    """A ``TaskLearningConfig`` beside an ``ExplorationConfig``."""
-
-    @property
-    def exploration_episodes(self) -> int: ...
-    @property
-    def replay_exploration(self) -> bool: ...
 
 
 class EncodedAdaptation(Adaptation):
@@ -45,7 +36,8 @@ class EncodedAdaptation(Adaptation):
         context: StageContext,
     ) -> None:
         """``config`` is an ``ExplorationConfig`` too; ``meta`` is what ``meta_config`` meta-trained."""
-        self.exploration: EncodedTaskConfig = config  # type: ignore[assignment]
+        assert isinstance(config, ExplorationConfig)
+        self.exploration: ExplorationConfig = config
         self.meta_config = meta_config
         self.meta = meta.to(context.device).requires_grad_(False)
         self.explored = False

@@ -12,7 +12,7 @@ Axes: N task, S context set, C context transition, B transitions per set, E task
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class ContextGroup(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MetaTrainConfig:
+class MetaTrainConfig(ABC):
     """Budget and contexts of meta-training. Values: released SiMPL code for the maze, unless a line says otherwise."""
 
     epochs: int = 1000
@@ -84,9 +84,9 @@ class MetaTrainConfig:
             raise ValueError(f"context_drawn is {self.context_drawn}; valid is 0 or at least {largest}")
 
     @property
+    @abstractmethod
     def context_groups(self) -> tuple[ContextGroup, ...]:
         """What an update's contexts are, smallest first; the policy that collects is given the last group's size."""
-        raise NotImplementedError
 
     @property
     def context_sets(self) -> int:

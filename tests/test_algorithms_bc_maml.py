@@ -35,10 +35,15 @@ from tests.algorithm_helpers import (
 )
 
 
-def navigation(tasks: int) -> TaskDistribution:
-    """Finn et al.'s 2-D navigation with so many training goals, which are the target goals too."""
+def navigation_to_corners() -> TaskDistribution:
+    """Finn et al.'s 2-D navigation with four training goals, which are the target goals too: those furthest out on the
+    diagonals. Where goals lie together, a policy that goes between them does well without any inner step."""
     whole = task_distribution("navigation-2d")
-    return dataclasses.replace(whole, train_tasks=whole.train_tasks[:tasks], target_tasks=whole.train_tasks[:tasks])
+    corners = [
+        max(whole.train_tasks, key=lambda task: x * task.spec["goal"][0] + y * task.spec["goal"][1])
+        for x, y in ((1, 1), (1, -1), (-1, 1), (-1, -1))
+    ]
+    return dataclasses.replace(whole, train_tasks=tuple(corners), target_tasks=tuple(corners))
 
 
 def write_bc(folder: Path) -> Path:
@@ -156,11 +161,11 @@ def test_a_handful_of_navigation_tasks_is_overfitted() -> None:
         meta_iterations=12, tasks_per_iteration=4, episodes_per_task=10, lanes=40, curvature_every=5,
         policy=GaussianPolicyConfig(hidden_dim=32, hidden_layers=2, sigma="parameter"),
     )  # fmt: skip
-    course = returns_before_and_after(config, stage_context(navigation(4), {}))
+    course = returns_before_and_after(config, stage_context(navigation_to_corners(), {}))
     assert max(kl for *_, kl in course) <= 0.01
     after_at_first = course[0][1]
     before, after = (sum(each[i] for each in course[-4:]) / 4 for i in (0, 1))
-    assert after > 0.5 * before, "one step halves the loss"
+    assert after > before + 5
     assert after > 0.4 * after_at_first, f"{after_at_first} is negative: 0.4 of it is closer to 0"
 
 
