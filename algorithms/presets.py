@@ -121,7 +121,7 @@ MTRL_SMOKE: Values = {
 
 MTRL_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "paper"): {},
-    ("maze", "quick"): _mtrl(SPIRL_PRESETS["maze", "quick"], {**MTRL_QUICK, "task_policies.episodes": 80}),
+    ("maze", "quick"): _mtrl(SPIRL_PRESETS["maze", "quick"], {**MTRL_QUICK, "task_policies.episodes": 150}),
     ("maze", "smoke"): _mtrl(SPIRL_PRESETS["maze", "smoke"], MTRL_SMOKE),
     ("kitchen", "paper"): _mtrl(SPIRL_PRESETS["kitchen", "paper"], {"distil.target_kl": 0.2}),
     ("kitchen", "quick"): _mtrl(
