@@ -116,8 +116,10 @@ register_task_distribution(
     "four kitchen subtasks in order: 23 training, 10 target orders",
 )
 
-_POINTS = "envs.validation.points:make_task_distribution"
+_POINT_ROBOT = "envs.validation.point_robot:make_task_distribution"
 register_task_distribution("pendulum", "envs.validation.pendulum:make_task_distribution", "swing up: validates SAC")
-register_task_distribution("point-robot", _POINTS, "goals on a half circle, dense reward: validates PEARL")
-register_task_distribution("point-robot-sparse", _POINTS, "the same with reward near the goal only")
-register_task_distribution("navigation-2d", _POINTS, "goals in a square: validates MAML")
+register_task_distribution("point-robot", _POINT_ROBOT, "goals on a half circle, dense reward: validates PEARL")
+register_task_distribution("point-robot-sparse", _POINT_ROBOT, "the same with reward near the goal only")
+register_task_distribution(
+    "navigation-2d", "envs.validation.navigation_2d:make_task_distribution", "goals in a square: validates MAML"
+)

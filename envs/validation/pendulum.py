@@ -1,7 +1,10 @@
 """Gymnasium's Pendulum-v1 as a batch of lanes: the usual first check of a soft actor-critic.
 
 Dynamics, reward, start and limits are those of ``gymnasium.envs.classic_control.PendulumEnv`` (gymnasium 1.x); an
-action in [-1, 1] is a torque in [-2, 2].
+action in [-1, 1] is a torque in [-2, 2]. States and observations are equal to gymnasium's to the bit. Rewards differ in
+the last bit now and then, since gymnasium squares single numbers (``pow``) where this world squares arrays (a product).
+Torques keep the precision of the actions, as gymnasium's do: with float32 actions, which its action space samples, parts
+of a step are rounded to float32.
 
 Axes: L lane, A active lane.
 """
@@ -17,15 +20,17 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.core import Task, TaskDistribution
+from envs.core import EpisodeRenderer, Task, TaskDistribution
 from envs.lane_world import LaneWorld, Rows
 from envs.registry import task_distribution_summary
+from envs.validation.pictures import draw_pendulum_angles
 
 GRAVITY, MASS, LENGTH, SECONDS_PER_STEP = 10.0, 1.0, 1.0, 0.05
 LARGEST_TORQUE, LARGEST_SPEED = 2.0, 8.0
 EPISODE_ENV_STEPS = 200
 LARGEST_COST = math.pi**2 + 0.1 * LARGEST_SPEED**2 + 0.001 * LARGEST_TORQUE**2
-"""Of one env_step: hanging down, turning as fast as it can."""
+"""Of one env_step: hanging down, turning as fast as it can. No state has more, so an episode costs at most 200 of it
+(a bound: a pendulum that turns does not stay at the bottom)."""
 
 
 class PendulumWorld(LaneWorld):
@@ -56,7 +61,7 @@ class PendulumWorld(LaneWorld):
     def _advance(
         self, actions: NDArray[np.floating[Any]], lanes: NDArray[np.int64], rows: Rows
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        torques = LARGEST_TORQUE * actions[:, 0].astype(np.float64)
+        torques = LARGEST_TORQUE * actions[:, 0]
         angles, velocities = self.angles[rows], self.velocities[rows]
         wrapped = np.mod(angles + math.pi, 2 * math.pi) - math.pi
         costs = wrapped**2 + 0.1 * velocities**2 + 0.001 * torques**2
@@ -77,10 +82,12 @@ def make_task_distribution(name: str) -> TaskDistribution:
         train_tasks=(),
         target_tasks=(Task("swing-up", {}),),
         make_world=partial(PendulumWorld),
-        world_fingerprint="pendulum world 1; Pendulum-v1",
+        world_fingerprint="pendulum world 2; Pendulum-v1",
         observation_dim=3,
         action_dim=1,
         episode_env_steps=EPISODE_ENV_STEPS,
         score_range=(-EPISODE_ENV_STEPS * LARGEST_COST, 0.0),
         data_source=None,
+        draw_paths=draw_pendulum_angles,
+        episode_renderer=EpisodeRenderer(endings=(".png",), render=draw_pendulum_angles),
     )
