@@ -14,7 +14,6 @@ Axes: M learner (task), B batch, E task embedding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from algorithms.regularized_sac import (
     StateInputs,
     TransitionBatch,
     critic_loss,
+    highest_target,
     policy_loss,
     td_target,
     transition_fields,
@@ -62,7 +62,7 @@ class Adaptation(Stage):
         self.tasks, indices = self.tasks_to_learn()
         self.inputs = StateInputs(space.prior, actor_critic.standardise_states, context.device)
         self.fields = transition_fields(self.distribution.observation_dim, space.latent_dim, space.prior.prior_dim)
-        self.highest_target = self.distribution.score_range[1] if config.clip_targets else math.inf
+        self.highest_target = highest_target(config.clip_targets, self.distribution.score_range)
         self.task_indices = list(indices)
         self.learning_tasks = list(indices)
         """Tasks still being learned: learner i of the stack learns ``learning_tasks[i]``, an index into ``tasks``."""

@@ -33,7 +33,7 @@ from algorithms.meta_training import META_FILE, MetaTraining
 from algorithms.playback import play_skill_policy
 from algorithms.primitive_presets import BC_PEARL_PRESETS
 from algorithms.ranges import require_between
-from algorithms.regularized_sac import ActorCriticConfig, NetworkConfig
+from algorithms.regularized_sac import ActorCriticConfig, NetworkConfig, highest_target
 from algorithms.skill_space import SkillSpace, primitive_actions
 from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
 from algorithms.task_inference import TaskInferenceConfig, TaskInferenceLearner
@@ -88,7 +88,7 @@ def cloned_actions(context: StageContext) -> SkillSpace:
 
 
 def make_meta_train_stage(config: BcPearlMetaTrainConfig, context: StageContext) -> MetaTraining:
-    highest = context.task_distribution.score_range[1]
+    highest = highest_target(config.clip_targets, context.task_distribution.score_range)
     return MetaTraining(config, _make_learner(config, context, context.seed, highest), cloned_actions(context), context)
 
 

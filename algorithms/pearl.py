@@ -36,7 +36,7 @@ from algorithms.playback import play_skill_policy
 from algorithms.posterior_adaptation import PosteriorAdaptation, PosteriorAdaptConfig
 from algorithms.primitive_presets import PEARL_FT_PRESETS, PEARL_PRESETS
 from algorithms.ranges import require_between
-from algorithms.regularized_sac import NetworkConfig, SquashedActorCriticConfig
+from algorithms.regularized_sac import NetworkConfig, SquashedActorCriticConfig, highest_target
 from algorithms.skill_space import primitive_actions
 from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
 from algorithms.task_inference import TaskInferenceConfig, TaskInferenceLearner
@@ -73,7 +73,7 @@ class PearlFtAdaptConfig(SacConfig, ExplorationConfig):
 
 
 def make_meta_train_stage(config: PearlMetaTrainConfig, context: StageContext) -> MetaTraining:
-    highest = context.task_distribution.score_range[1]
+    highest = highest_target(config.clip_targets, context.task_distribution.score_range)
     learner = _make_learner(config, context, context.seed, highest)
     return MetaTraining(config, learner, primitive_actions(context), context)
 

@@ -276,6 +276,18 @@ def td_target(
     return targets.clamp(max=highest)
 
 
+def highest_target(clip_targets: bool, score_range: tuple[float, float]) -> float:
+    """The bound of TD targets: the highest return where ``clip_targets``, else none.
+
+    Raises ``ValueError`` where rewards can be negative (the lowest return is): what is left of an episode can then be
+    worth more than any whole one, so its return bounds nothing.
+    """
+    low, high = score_range
+    if clip_targets and low < 0:
+        raise ValueError(f"clip_targets is on, but returns go down to {low:g}; valid where rewards are never negative")
+    return high if clip_targets else math.inf
+
+
 def critic_loss(networks: SkillActorCritic, batch: TransitionBatch, targets: Tensor) -> Tensor:
     """(M,): mean over batch and the two critics of the squared TD error. ``targets`` (M, B)."""
     values = networks.q_values(networks.critics, batch.states, batch.task_embeddings, batch.skills)

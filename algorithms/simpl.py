@@ -52,6 +52,7 @@ from algorithms.regularized_sac import (
     SkillActorCritic,
     TransitionBatch,
     critic_loss,
+    highest_target,
     policy_loss,
     td_target,
     transition_fields,
@@ -271,7 +272,7 @@ def make_meta_train_stage(config: SimplMetaTrainConfig, context: StageContext) -
         space.latent_dim,
         len(distribution.train_tasks),
         context.seed,
-        distribution.score_range[1],
+        highest_target(config.clip_targets, distribution.score_range),
     )
     return MetaTraining(config, learner, space, context)
 

@@ -32,6 +32,8 @@ def draw_curve(table: pd.DataFrame, score_range: tuple[float, float], title: str
     )
     mark_exploration(axes, exploration_episodes(table))
     low, high = score_range
+    if low < 0:  # a bound that no learner is near; where rewards are never negative it is 0, and belongs in the picture
+        low = max(low, float(curve.min()))
     margin = 0.02 * (high - low)
     axes.set(
         xlabel="target-task episode", ylabel="return, mean over target tasks", title=title,

@@ -104,6 +104,7 @@ def _draw_panel(
     for episodes in sorted(curves["exploration_episodes"].unique()):
         mark_exploration(axes, int(episodes))
     axes.set(xlabel="target-task episode", ylabel="return, mean over target tasks", title=environment)
-    axes.set_ylim(bottom=0)
+    if curves["score"].min() >= 0:
+        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small")

@@ -6,6 +6,7 @@ Axes: M model copy, B batch, D feature, E task embedding, Z skill.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -28,6 +29,7 @@ from algorithms.regularized_sac import (
     StateInputs,
     TransitionBatch,
     critic_loss,
+    highest_target,
     n_step_returns,
     policy_loss,
     td_target,
@@ -720,3 +722,11 @@ def test_absurd_shapes_are_refused_by_name(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{field} is {value}"):
         dataclasses.replace(CONFIG, **{field: value}).validate()  # type: ignore[arg-type]
     CONFIG.validate()
+
+
+def test_targets_are_bounded_by_the_highest_return_only_where_rewards_are_never_negative() -> None:
+    assert highest_target(False, (-5.0, -1.0)) == math.inf
+    assert highest_target(False, (0.0, 4.0)) == math.inf
+    assert highest_target(True, (0.0, 4.0)) == 4.0
+    with pytest.raises(ValueError, match="clip_targets is on, but returns go down to -5"):
+        highest_target(True, (-5.0, -1.0))

@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import imageio.v2 as imageio
+import numpy as np
 import pandas as pd
 import pytest
 
+from bench.curve import draw_curve
 from bench.results import (
     exploration_episodes,
     learning_curve,
@@ -125,6 +128,18 @@ def test_a_run_is_exported_without_weights_and_summarised(tmp_path: Path, bench:
     assert (results / "summary.csv").read_text().splitlines()[1].startswith("toy-line,toy,smoke,0,0-20,")
     assert bench("export", out / "toy-toy-line-smoke-s0", results / "runs").code == 2
     assert bench("show", folder).code == 0
+
+
+def test_curves_of_negative_returns_are_drawn_where_they_are(tmp_path: Path, bench: Bench) -> None:
+    """A lowest possible return far below what is learned does not flatten the curve, and 0 is no floor."""
+    table = rows(0, [-20.0] * 15 + [-5.0] * 15)
+    draw_curve(table, (-3000.0, 0.0), "negative", tmp_path / "curve.png")
+    write_run(tmp_path / "run", table)
+    assert bench("plot", tmp_path, "-o", tmp_path / "plot.png").code == 0
+    for name in ("curve", "plot"):
+        image = imageio.imread(tmp_path / f"{name}.png")[..., :3].astype(int)
+        blue_rows = np.flatnonzero((image[..., 2] - image[..., 0] > 100).any(axis=1))
+        assert blue_rows.max() - blue_rows.min() > len(image) / 2, f"{name}: the curve is flat"
 
 
 def test_runs_are_drawn_beside_published_curves(tmp_path: Path, bench: Bench) -> None:

@@ -118,7 +118,7 @@ def away(positions: NDArray[np.float64], goals: NDArray[np.float64], env_step: i
 def test_the_world_earns_the_bounds_of_every_goal(name: str) -> None:
     """Going straight to a goal and away from it earn what the formulas say.
 
-    The sparse reward of the two goals at (-1, 0) and (1, 0) begins at a distance of exactly 0.2, where rounding decides.
+    For the two goals at (-1, 0) and (1, 0) the sparse reward begins at a distance of exactly 0.2: rounding decides.
     """
     distribution, problem = task_distribution(name), PROBLEMS[name]
     tasks = distribution.train_tasks + distribution.target_tasks

@@ -1,10 +1,10 @@
 """Gymnasium's Pendulum-v1 as a batch of lanes: the usual first check of a soft actor-critic.
 
 Dynamics, reward, start and limits are those of ``gymnasium.envs.classic_control.PendulumEnv`` (gymnasium 1.x); an
-action in [-1, 1] is a torque in [-2, 2]. States and observations are equal to gymnasium's to the bit. Rewards differ in
-the last bit now and then, since gymnasium squares single numbers (``pow``) where this world squares arrays (a product).
-Torques keep the precision of the actions, as gymnasium's do: with float32 actions, which its action space samples, parts
-of a step are rounded to float32.
+action in [-1, 1] is a torque in [-2, 2]. States and observations are equal to gymnasium's to the bit. Rewards differ
+from them in the last bit now and then: gymnasium squares single numbers (``pow``), this world arrays (a product).
+Torques keep the precision of the actions, as gymnasium's do: with float32 actions, which its action space samples,
+parts of a step are rounded to float32.
 
 Axes: L lane, A active lane.
 """

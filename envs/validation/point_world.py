@@ -54,7 +54,8 @@ class PointWorld(LaneWorld):
 
     def __init__(self, problem: PointProblem, num_lanes: int, threads: int = 1) -> None:
         """``threads`` is of no use here: a step is a few array operations."""
-        space = gym.spaces.Box(-math.inf, math.inf, (2,), dtype=np.float32)
+        reach = LARGEST_MOVE * problem.episode_env_steps
+        space = gym.spaces.Box(-reach, reach, (2,), dtype=np.float32)
         actions = gym.spaces.Box(-1.0, 1.0, (2,), dtype=np.float32)
         super().__init__(num_lanes, space, actions, problem.episode_env_steps)
         self._problem = problem
@@ -107,14 +108,16 @@ def best_returns(problem: PointProblem, goals: NDArray[np.float64]) -> NDArray[n
     left = np.maximum(np.abs(goals)[:, None] - moved[:, None], 0.0)  # (N, T, 2)
     distances = np.linalg.norm(left, axis=2)
     arrived_before = np.cumsum(distances < problem.end_radius, axis=1) - (distances < problem.end_radius) > 0
-    return np.where(arrived_before, 0.0, rewards(problem.reward, distances)).sum(axis=1)
+    returns: NDArray[np.float64] = np.where(arrived_before, 0.0, rewards(problem.reward, distances)).sum(axis=1)
+    return returns
 
 
 def worst_returns(problem: PointProblem, goals: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N,): the return of going straight away from each of ``goals`` (N, 2) on each axis; no policy does worse."""
     moved = LARGEST_MOVE * np.arange(1, problem.episode_env_steps + 1)
     distances = np.linalg.norm(np.abs(goals)[:, None] + moved[:, None], axis=2)
-    return rewards(problem.reward, distances).sum(axis=1)
+    returns: NDArray[np.float64] = rewards(problem.reward, distances).sum(axis=1)
+    return returns
 
 
 def goals_of(tasks: Sequence[Task]) -> NDArray[np.float64]:
