@@ -24,7 +24,7 @@ help:
 	@echo "make run        run the main job: bench run $(MAIN_JOB)"
 	@echo "make test       run the tests (minutes); make test-slow runs the slow ones"
 	@echo "make test-slurm runs the tests on a real Slurm of four nodes on this machine, installing Slurm where it is missing"
-	@echo "make benchmark  measures speed on maze and kitchen, what a sweep costs, and statistics (on a quiet machine)"
+	@echo "make benchmark  measures speed on maze and kitchen, what a sweep costs, statistics and updates (on a quiet machine)"
 	@echo "make lint       check style and types; make format applies the style"
 	@echo "make install    make $(VENV) once; PYTHON=... chooses the interpreter"
 
@@ -60,6 +60,7 @@ benchmark: install
 	$(BIN)/python -m tests.benchmarks.kitchen
 	$(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.statistics
+	$(BIN)/bench profile --env maze kitchen
 
 lint: install
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ from algorithms.regularized_sac import (
 from algorithms.replay import MultiTaskReplay
 from algorithms.rollout import EpisodeKey, EpisodeNoise, SkillEpisode, collect_episodes
 from algorithms.skill_space import SkillSpace
-from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport
+from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
 from envs.core import Task
 
 ADAPTED_FILE = "adapted.pt"
@@ -135,21 +135,27 @@ class Adaptation(Stage):
         if len(waiting) == 0:
             return []
         tasks = [self.learning_tasks[i] for i in waiting]
-        keys = [self.episode_key(task, self.episodes[task]) for task in tasks]
-        policies = FrozenPolicies(
-            self.networks,
-            self.task_embeddings[waiting],
-            self.inputs,
-            self.space.prior,
-            self.episode_noise(keys),
-            chosen_models=waiting,
-        )
-        episodes = self.collect(tasks, keys, policies)
+        episodes = self._act(waiting)
         rows = []
         for learner, task, episode in zip(waiting.tolist(), tasks, episodes, strict=True):
             self.learn_from(learner, self.pack(episode))
             rows.append(self.row(self.phase, task, episode))
         return rows
+
+    def _act(self, learners: Tensor) -> list[SkillEpisode]:
+        """The next episode of each of these learners (L,)."""
+        tasks = [self.learning_tasks[i] for i in learners]
+        keys = [self.episode_key(task, self.episodes[task]) for task in tasks]
+        policies = FrozenPolicies(
+            self.networks,
+            self.task_embeddings[learners],
+            self.inputs,
+            self.space.prior,
+            self.episode_noise(keys),
+            chosen_models=learners,
+        )
+        episodes: list[SkillEpisode] = self.collect(tasks, keys, policies)
+        return episodes
 
     def learn_from(self, learner: int, transitions: Tensor) -> None:
         """Store an episode's transitions (T', F); it brings updates once the replay can fill a batch."""
@@ -332,3 +338,19 @@ class Adaptation(Stage):
     def write_artefact(self, folder: Path) -> dict[str, Any]:
         save_tensors(folder / ADAPTED_FILE, {"learners": self.finished_learners})
         return {"tasks": len(self.finished_learners)}
+
+    # -- speed ---------------------------------------------------------------------------------
+
+    def timed_work(self) -> Sequence[TimedWork]:
+        """An episode of every learner; an update of the whole stack."""
+        self.replay.fill_with_noise(torch_generator(self.context.seed, "profile"))
+        everyone = torch.arange(len(self.learning_tasks))
+
+        def update() -> int:
+            self._update()
+            return 1
+
+        return (
+            TimedWork("roll-out", "env_steps", lambda: sum(episode.length for episode in self._act(everyone))),
+            TimedWork("update", "updates", update),
+        )

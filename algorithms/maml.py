@@ -18,7 +18,7 @@ Axes: N task, K episode, R row (env_step), P parameter, D feature, A action feat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,11 +40,13 @@ from algorithms.policy_gradient import (
     act,
     make_gradient_batch,
     next_lanes,
+    random_gradient_batch,
     same_for_all,
+    timed_episodes,
 )
 from algorithms.ranges import COUNT, RATE, require_between
 from algorithms.rollout import EpisodeKey
-from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport
+from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
 from algorithms.trust_region import Objective, TrustRegionConfig, TrustRegionStep, trust_region_step
 
 PHASES = ("meta_train_prior", "meta_train_posterior")
@@ -296,3 +298,22 @@ class MamlMetaTraining(Stage):
         contents = {"config": asdict(self.config), "policy": behavior_policy_contents(self.policy)}
         save_tensors(folder / META_FILE, contents)
         return {"meta_iterations": self.iterations, "accepted": self.accepted, "last_posterior_success": self._success}
+
+    # -- speed ---------------------------------------------------------------------------------
+
+    def timed_work(self) -> Sequence[TimedWork]:
+        """An episode of every task of an iteration; a meta-update on as many env_steps as full episodes have."""
+        rows = self.config.gradient_rows or self.config.episodes_per_task * self.distribution.episode_env_steps
+        before, after = (random_gradient_batch(self.context, self.policy, len(self.tasks), rows) for _ in PHASES)
+        tasks = [self.distribution.train_tasks[task] for task in self.tasks]
+
+        def update() -> int:
+            meta_update(self.policy, before, after, self.config)
+            return 1
+
+        return (
+            TimedWork(
+                "roll-out", "env_steps", lambda: timed_episodes(self.context, self.policy, self._parameters(), tasks)
+            ),
+            TimedWork("update", "updates", update),
+        )

@@ -11,7 +11,7 @@ Axes: M target task.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,13 @@ from algorithms.policy_gradient import (
     act,
     make_gradient_batch,
     next_lanes,
+    random_gradient_batch,
     same_for_all,
+    timed_episodes,
 )
 from algorithms.ranges import COUNT, require_between
 from algorithms.rollout import EpisodeKey
-from algorithms.stage import PlayedEpisode, PlayRequest, Progress, Stage, StageContext, StageReport
+from algorithms.stage import PlayedEpisode, PlayRequest, Progress, Stage, StageContext, StageReport, TimedWork
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,26 @@ class MamlAdaptation(Stage):
         }
         save_tensors(folder / ADAPTED_FILE, {"policy": behavior_policy_contents(self.policy), "learners": learners})
         return {"tasks": len(learners), "inner_steps": self.steps}
+
+    # -- speed ---------------------------------------------------------------------------------
+
+    def timed_work(self) -> Sequence[TimedWork]:
+        """An episode of every target task; a step of all of them on as many env_steps as full episodes have."""
+        distribution, meta = self.context.task_distribution, self.meta_config
+        rows = meta["gradient_rows"] or self.config.exploration_episodes * distribution.episode_env_steps
+        batch = random_gradient_batch(self.context, self.policy, len(self.tasks), rows)
+        tasks = [distribution.target_tasks[task] for task in self.tasks]
+
+        def update() -> int:
+            inner_steps(self.policy, self.parameters, batch, meta["inner_rate"])
+            return 1
+
+        return (
+            TimedWork(
+                "roll-out", "env_steps", lambda: timed_episodes(self.context, self.policy, self.parameters, tasks)
+            ),
+            TimedWork("update", "updates", update),
+        )
 
 
 def play_adapted(config: MamlAdaptConfig, context: StageContext, request: PlayRequest) -> list[PlayedEpisode]:

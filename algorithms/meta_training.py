@@ -28,7 +28,7 @@ from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic, StateIn
 from algorithms.replay import MultiTaskReplay, PackedFields
 from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
 from algorithms.skill_space import SkillSpace
-from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport
+from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
 
 META_FILE = "meta.pt"
 
@@ -261,10 +261,14 @@ class MetaTraining(Stage):
         count = min(self.owed_updates, self.MAX_UPDATES_PER_ADVANCE, affordable)
         metrics: dict[str, float] = {}
         for _ in range(count):
-            metrics = self.learner.update(*self._draw())
-            self.updates += 1
+            metrics = self._update()
         self.owed_updates -= count
         return StageReport(metrics={"updates": float(self.updates)} | metrics)
+
+    def _update(self) -> dict[str, float]:
+        metrics = self.learner.update(*self._draw())
+        self.updates += 1
+        return metrics
 
     def _draw(self) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
         """Everything random about update ``self.updates``, keyed by it."""
@@ -315,3 +319,21 @@ class MetaTraining(Stage):
             {"config": config, "learner": self.learner.state_dict(), "train_tasks": len(self.tasks)},
         )
         return {"updates": self.updates, "last_posterior_success": self._success}
+
+    # -- speed ---------------------------------------------------------------------------------
+
+    def timed_work(self) -> Sequence[TimedWork]:
+        """An episode of every training task with e ~ p(e); an update."""
+        generator = torch_generator(self.context.seed, "profile")
+        for replay in (self.replay, self.context_replay):
+            replay.fill_with_noise(generator)
+
+        def update() -> int:
+            self._update()
+            return 1
+
+        everyone = list(range(len(self.tasks)))
+        return (
+            TimedWork("roll-out", "env_steps", lambda: sum(row.length for row in self._collect(everyone, []))),
+            TimedWork("update", "updates", update),
+        )

@@ -61,6 +61,7 @@ from algorithms.stage import (
     StageContext,
     StageReport,
     StageSpec,
+    TimedWork,
 )
 from envs.core import Task
 
@@ -116,6 +117,12 @@ class TaskPolicies(Adaptation):
         saved = [self.finished_learners[task] for task in range(len(self.tasks))]
         save_tensors(folder / TASK_POLICIES_FILE, {"actor_critic": asdict(self.config.actor_critic), "tasks": saved})
         return {"tasks": len(saved), "last_success": self.progress.success}
+
+    def timed_work(self) -> Sequence[TimedWork]:
+        work = super().timed_work()
+        for learner, task in enumerate(self.learning_tasks):
+            self.finished_learners[task] = self.learner_state(learner)
+        return work
 
 
 # -- distillation ----------------------------------------------------------------------------------
@@ -250,6 +257,16 @@ class Distillation(Stage):
             "kl_from_task_policies_of_the_prior": float(self.distillation_loss(prior, teacher)),
             "kl_to_prior": float(self.prior_divergence(shared, prior)),
         }
+
+    def timed_work(self) -> Sequence[TimedWork]:
+        """An update."""
+
+        def update() -> int:
+            self.update(*self.draw())
+            self.updates += 1
+            return 1
+
+        return (TimedWork("update", "updates", update),)
 
 
 # -- target tasks ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ Axes: B batch, D feature, Z skill or action.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -26,7 +26,7 @@ from algorithms.rollout import (
     collect_episodes,
     max_skills_per_episode,
 )
-from algorithms.stage import Progress, Stage, StageContext, StageReport
+from algorithms.stage import Progress, Stage, StageContext, StageReport, TimedWork
 from envs.core import TaskDistribution
 from envs.trajectories import Trajectories
 
@@ -157,6 +157,19 @@ class OfflineTraining(Stage):
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
+
+    # -- speed ---------------------------------------------------------------------------------
+
+    def timed_work(self) -> Sequence[TimedWork]:
+        """An update, again and again on the first batch: a later one of the same pass may be smaller."""
+        self.model.train()
+
+        def update() -> int:
+            self.updates = 0
+            self._update()
+            return 1
+
+        return (TimedWork("update", "updates", update),)
 
 
 @torch.inference_mode()

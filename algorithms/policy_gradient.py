@@ -22,6 +22,7 @@ from scipy.signal import lfilter
 from torch import Tensor
 
 from algorithms.behavior_cloning import BehaviorPolicy
+from algorithms.networks import torch_generator
 from algorithms.rollout import EpisodeKey, EpisodeNoise, PrimitiveActions, SkillEpisode, collect_episodes
 from algorithms.stage import EpisodeRow, StageContext
 from envs.core import Task
@@ -185,6 +186,27 @@ def act(
     return collect_episodes(
         world, tasks, keys, actors, PrimitiveActions(distribution.action_dim), record_paths=record_paths
     )
+
+
+def timed_episodes(
+    context: StageContext, policy: BehaviorPolicy, parameters: Mapping[str, Tensor], tasks: Sequence[Task]
+) -> int:
+    """env_steps of an episode of each task, always the same ones: to time acting by."""
+    keys: list[EpisodeKey] = [(context.seed, "profile", lane) for lane in range(len(tasks))]
+    return sum(episode.length for episode in act(context, policy, parameters, tasks, keys))
+
+
+def random_gradient_batch(context: StageContext, policy: BehaviorPolicy, tasks: int, rows: int) -> GradientBatch:
+    """Made-up rows, to time a gradient on."""
+    generator = torch_generator(context.seed, "profile")
+    shape = (tasks, rows)
+    columns = (
+        torch.rand((*shape, policy.observation_dim), generator=generator),
+        torch.rand((*shape, policy.action_dim), generator=generator) * 2 - 1,
+        torch.randn(shape, generator=generator),
+        torch.full(shape, 1 / rows),
+    )
+    return GradientBatch(*(column.to(context.device) for column in columns))
 
 
 class EpisodeLog:

@@ -21,12 +21,12 @@ from algorithms.adaptation import ADAPTED_FILE
 from algorithms.encoded_adaptation import encode_context
 from algorithms.files import save_tensors
 from algorithms.meta_training import MetaLearner, MetaTrainConfig, prior_task_embeddings
-from algorithms.networks import Gaussian
+from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import require_between
 from algorithms.regularized_sac import FrozenPolicies, StateInputs
 from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
 from algorithms.skill_space import SkillSpace
-from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport
+from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
 
 
 @dataclass(frozen=True)
@@ -183,3 +183,21 @@ class PosteriorAdaptation(Stage):
         }
         save_tensors(folder / ADAPTED_FILE, {"learners": learners})
         return {"tasks": len(self.tasks)}
+
+    # -- speed ---------------------------------------------------------------------------------
+
+    def timed_work(self) -> Sequence[TimedWork]:
+        """An episode of every target task; encoding one task from its exploration episodes at full length."""
+        everyone = list(range(len(self.tasks)))
+        transitions = self.config.exploration_episodes * self.space.max_skills(self.distribution.episode_env_steps)
+        generator = torch_generator(self.context.seed, "profile")
+        context = torch.rand((transitions, self.meta.context_dim), generator=generator).to(self.context.device)
+
+        def encode() -> int:
+            encode_context(self.meta, self.meta_config, context, self.context.seed, 0)
+            return 1
+
+        def roll_out() -> int:
+            return sum(row.length for row in self._collect("adapt", everyone, self._known_task))
+
+        return (TimedWork("roll-out", "env_steps", roll_out), TimedWork("encoding", "contexts", encode))

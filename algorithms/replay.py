@@ -105,6 +105,12 @@ class MultiTaskReplay:
         flat = (tasks[:, None] * self.capacity + positions).to(self.rows.device)
         return self.rows.view(-1, self.fields.dim)[flat]
 
+    def fill_with_noise(self, generator: torch.Generator, most_rows: int = 20_000) -> None:
+        """Up to ``most_rows`` transitions of each task, every column uniform in [0.05, 0.95): to time an update on."""
+        rows = torch.rand((min(self.capacity, most_rows), self.fields.dim), generator=generator) * 0.9 + 0.05
+        for task in range(len(self.sizes)):
+            self.add(task, rows)
+
     def keep(self, kept_tasks: Sequence[int]) -> None:
         """Drop all tasks but these (their index becomes their place in ``kept_tasks``)."""
         index = torch.as_tensor(kept_tasks, dtype=torch.int64)

@@ -70,6 +70,18 @@ class StageContext:
     threads: int = 1
 
 
+@dataclass(frozen=True)
+class TimedWork:
+    """A piece of work that ``bench profile`` times."""
+
+    name: str
+    """``update``, ``roll-out``; the same word in every stage for the same kind of work."""
+    unit: str
+    """What is counted: ``updates``, ``env_steps``."""
+    work: Callable[[], int]
+    """Does the work once and returns how many units of it that was. Called many times."""
+
+
 class Stage(ABC):
     """See the module's docstring. Everything random is keyed by ``context.seed`` or kept in the state."""
 
@@ -95,6 +107,14 @@ class Stage(ABC):
     @abstractmethod
     def write_artefact(self, folder: Path) -> dict[str, Any]:
         """Write the artefact's files into ``folder``; return the numbers that belong in its manifest."""
+
+    def timed_work(self) -> Sequence[TimedWork]:
+        """What ``bench profile`` times of this stage, on data it makes up in the sizes that its configuration asks for.
+
+        Called on a fresh stage, whose artefact of untrained networks is then what later stages are made from: so
+        ``write_artefact`` must work after it. Here: nothing.
+        """
+        return ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,20 @@ class StageSpec:
 
 
 @dataclass(frozen=True)
+class CrossCheck:
+    """Another implementation of an algorithm: ``bench profile`` times the updates of the two side by side."""
+
+    algorithm: str
+    """Name of the algorithm that is implemented again."""
+    stage: str
+    """A stage that both have, with fields of the same names."""
+    settings: tuple[Mapping[str, str], ...]
+    """What both are timed at, in turn: {``field`` of the stage: value as on the command line}."""
+    work: str = "update"
+    """Which of the stage's ``timed_work``."""
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """A recipe of stages. Chosen by ``--algo``."""
 
@@ -154,3 +188,4 @@ class Algorithm:
     presets: Mapping[tuple[str, str], Mapping[str, Any]]
     """(family of task distributions, preset) -> {``stage.field``: value}; ``paper`` is usually {}."""
     needs_train_tasks: bool = False
+    cross_check: CrossCheck | None = None

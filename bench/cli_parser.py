@@ -42,8 +42,7 @@ def add_command(
 
 def add_machine_options(parser: Parser) -> None:
     add_out(parser)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default auto)")
-    parser.add_argument("--threads", type=integer(1), default=1, help="CPU threads of this process (default 1)")
+    add_device_options(parser)
     parser.add_argument(
         "--checkpoint-seconds",
         type=seconds_argument,
@@ -51,6 +50,11 @@ def add_machine_options(parser: Parser) -> None:
         metavar="SECONDS",
         help="between checkpoints (default 60)",
     )
+
+
+def add_device_options(parser: Parser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default auto)")
+    parser.add_argument("--threads", type=integer(1), default=1, help="CPU threads of this process (default 1)")
 
 
 def add_out(parser: Parser) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from algorithms.registry import register_algorithm
-from algorithms.stage import Algorithm, EpisodeRow, Progress, Stage, StageContext, StageReport, StageSpec
+from algorithms.stage import Algorithm, EpisodeRow, Progress, Stage, StageContext, StageReport, StageSpec, TimedWork
 from envs.core import RecordedData, Task, TaskDistribution
 from envs.randomness import keyed_rng
 from envs.registry import register_task_distribution
@@ -133,6 +133,13 @@ class FitStage(Stage):
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.updates, self.ballast = state["updates"], state["ballast"]
+
+    def timed_work(self) -> Sequence[TimedWork]:
+        def update() -> int:
+            self.advance()
+            return 1
+
+        return (TimedWork("update", "updates", update),)
 
     def write_artefact(self, folder: Path) -> dict[str, Any]:
         weights = torch.cat([value.flatten() for value in self.model.state_dict().values()])

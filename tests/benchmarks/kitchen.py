@@ -1,6 +1,6 @@
-"""Measured speed of the kitchen: closed-loop stepping, where its time goes, one paper-sized SiMPL update. Not a test.
+"""Measured speed of the kitchen: closed-loop stepping, and where its time goes. Not a test.
 
-    make benchmark          # or: python -m tests.benchmarks.kitchen [stepping|shares|update ...]
+    make benchmark          # or: python -m tests.benchmarks.kitchen [stepping|shares ...]
 
 Run it on a quiet machine. Figures are medians; the first repetition only warms up.
 """
@@ -15,7 +15,7 @@ from algorithms.rollout import LowLevelPolicy
 from algorithms.skill_model import SkillConfig
 from envs.kitchen.world import KitchenWorld
 from envs.registry import task_distribution
-from tests.benchmarks.measures import ClosedLoop, print_stepping, print_updates, run_benchmarks
+from tests.benchmarks.measures import ClosedLoop, print_stepping, run_benchmarks
 
 LANES = 23
 """One per training task."""
@@ -75,10 +75,5 @@ def shares() -> None:
         print(f"{name:>28}: {seconds / total:6.2%}, {1e6 * seconds / world_steps:8.1f} us per step of {LANES} lanes")
 
 
-def update() -> None:
-    """Seconds of one update at the paper's kitchen setting."""
-    print_updates("kitchen", repetitions=9)
-
-
 if __name__ == "__main__":
-    run_benchmarks({"stepping": stepping, "shares": shares, "update": update})
+    run_benchmarks({"stepping": stepping, "shares": shares})

@@ -1,6 +1,6 @@
-"""Measured speed of the maze: closed-loop stepping, offline data, one paper-sized SiMPL update. Not a test.
+"""Measured speed of the maze: closed-loop stepping, offline data. Not a test.
 
-    make benchmark          # or: python -m tests.benchmarks.maze [stepping|data|update ...]
+    make benchmark          # or: python -m tests.benchmarks.maze [stepping|data ...]
 
 Run it on a quiet machine. Figures are medians; the first repetition only warms up.
 """
@@ -11,9 +11,10 @@ import tempfile
 from pathlib import Path
 
 from algorithms.skill_model import SkillConfig
+from bench.timing import time_of
 from envs.core import Task
 from envs.registry import task_distribution
-from tests.benchmarks.measures import ClosedLoop, print_stepping, print_updates, run_benchmarks, time_of
+from tests.benchmarks.measures import ClosedLoop, print_stepping, run_benchmarks
 
 LANES = (40, 256)
 UNREACHABLE = Task("far", {"goal": [1, 1]})
@@ -44,10 +45,5 @@ def data() -> None:
     print(f"offline data, paper: {time_of(work, 1).duration()} on one thread")
 
 
-def update() -> None:
-    """Seconds of one update at the paper's maze setting."""
-    print_updates("maze", repetitions=4)
-
-
 if __name__ == "__main__":
-    run_benchmarks({"stepping": stepping, "data": data, "update": update})
+    run_benchmarks({"stepping": stepping, "data": data})

@@ -17,7 +17,8 @@ from bench.statistics.curves import efficiency_curve, episodes_to_threshold
 from bench.statistics.episodes import group_episodes
 from bench.statistics.improvement import performance_profile, probability_of_improvement
 from bench.statistics.scores import window_scores
-from tests.benchmarks.measures import run_benchmarks, time_of
+from bench.timing import time_of
+from tests.benchmarks.measures import run_benchmarks
 from tests.benchmarks.synthetic_rows import SCORE_RANGES, synthetic_rows
 
 REPETITIONS = 3
