@@ -1,0 +1,13 @@
+"""Families of figures. Each takes the inputs and says what it made and what it could not make."""
+
+from __future__ import annotations
+
+from bench.reporting.model import FigureFamily, Made, ReportFigure, ReportInputs
+
+ALL_FIGURES: tuple[FigureFamily, ...] = ()
+"""In the order of a report."""
+
+
+def make_figures(inputs: ReportInputs) -> Made[ReportFigure]:
+    """Every figure that the runs allow; nothing is drawn yet."""
+    return Made.joined([family(inputs) for family in ALL_FIGURES])
