@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bench.reporting.figures.learning import learning_figures
 from bench.reporting.model import FigureFamily, Made, ReportFigure, ReportInputs
 
-ALL_FIGURES: tuple[FigureFamily, ...] = ()
+ALL_FIGURES: tuple[FigureFamily, ...] = (learning_figures,)
 """In the order of a report."""
 
 
