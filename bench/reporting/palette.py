@@ -22,11 +22,6 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", ">", "h", "*")
 _OWN_PACKAGE = "algorithms."
 LineStyle = str | tuple[int, tuple[int, ...]]
 _LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
-    "-",
-    (0, (3, 1, 1, 1)),
-    (0, (1, 1)),
-    (0, (5, 1, 1, 1, 1, 1)),
-)
 """Of variants of one algorithm; dashes are for published curves."""
 
 

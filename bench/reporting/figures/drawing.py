@@ -54,8 +54,8 @@ def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> N
             found.setdefault(label, handle)
     if found:
         figure.legend(
-            found.values(), found.keys(), loc="outside lower center", ncols=min(columns, len(found)), frameon=False,
-            fontsize="small",
+            list(found.values()), list(found), loc="outside lower center", ncols=min(columns, len(found)),
+            frameon=False, fontsize="small",
         )  # fmt: skip
 
 
@@ -89,8 +89,8 @@ def score_noun(env: str) -> str:
 def runs_text(groups: Sequence[EpisodeReturns]) -> str:
     """``simpl: 3 seeds (0, 1, 2), 10 tasks; spirl: ...``"""
     return "; ".join(
-        f"{group.label}: {_counted(len(group.seeds), 'seed')} ({', '.join(map(str, group.seeds))}), "
-        f"{_counted(len(group.tasks), 'task')}"
+        f"{group.label}: {counted(len(group.seeds), 'seed')} ({', '.join(map(str, group.seeds))}), "
+        f"{counted(len(group.tasks), 'task')}"
         for group in groups
     )
 
@@ -116,5 +116,6 @@ def file_name(*parts: str) -> str:
     return "-".join(part for part in kept.split("-") if part)
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``"""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -6,7 +6,7 @@ A panel is a task distribution at a preset; a line is the mean over tasks and ru
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from bench.errors import UserError
 from bench.lookup import find_task_distribution
 from bench.reporting.figures.drawing import (
     INTERVAL,
+    counted,
     file_name,
     new_panels,
     notes_text,
@@ -105,8 +106,6 @@ def learning_panel(
 
 def cut(group: EpisodeReturns, episodes: int | None) -> EpisodeReturns:
     """The first episodes of a group; all of them for None."""
-    from dataclasses import replace
-
     return group if episodes is None else replace(group, returns=group.returns[:, :, :episodes])
 
 
@@ -155,10 +154,11 @@ def draw_learning(panels: Sequence[LearningPanel]) -> Figure:
 def _draw_panel(axes: Axes, panel: LearningPanel, look: Mapping[str, Look]) -> None:
     for group in panel.groups:
         curve, own = panel.curves[group.label], look[group.label]
+        seeds = counted(len(group.seeds), "seed")
         episodes = curve.starts + (curve.bin_episodes - 1) / 2
         axes.plot(
             episodes, curve.point, color=own.colour, linestyle=own.line_style, marker=own.marker, markersize=4,
-            markevery=max(1, len(episodes) // _MARKS), linewidth=1.6, label=group.label,
+            markevery=max(1, len(episodes) // _MARKS), linewidth=1.6, label=f"{group.label} ({seeds})",
         )  # fmt: skip
         axes.fill_between(episodes, curve.low, curve.high, color=own.colour, alpha=0.18, linewidth=0)
     for algorithm, part in panel.published.groupby("algorithm"):
@@ -166,11 +166,14 @@ def _draw_panel(axes: Axes, panel: LearningPanel, look: Mapping[str, Look]) -> N
         axes.plot(part["episode"], part["mean"], "--", color=look[label].colour, linewidth=1.1, label="_paper")
     if len(panel.published):
         axes.plot([], [], "--", color="0.35", linewidth=1.1, label="in the paper")
-    for episodes in panel.exploration:
-        axes.axvline(episodes, color="0.4", linestyle=":", linewidth=1.0)
+    for explored in panel.exploration:
+        axes.axvline(explored, color="0.4", linestyle=":", linewidth=1.0)
     set_score_axis(axes, panel.groups[0])
-    axes.set(xlabel="target-task episode", title=panel_title(panel.env, panel.preset))
-    axes.set_xlim(left=0)
+    axes.set(
+        xlabel="target-task episode",
+    )
+    axes.set_title(panel_title(panel.env, panel.preset), fontsize="medium")
+    axes.set_xlim(0, max(group.returns.shape[2] for group in panel.groups))
     tidy(axes)
 
 
