@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from bench.reporting.figures.aggregates import improvement_figures, interval_figures, profile_figures
 from bench.reporting.figures.cost import cost_figures
-from bench.reporting.figures.learning import learning_figures
+from bench.reporting.figures.meta_training import meta_training_figures
+from bench.reporting.figures.studies import other_learning_figures, study_figures
 from bench.reporting.model import FigureFamily, Made, ReportFigure, ReportInputs
 
 ALL_FIGURES: tuple[FigureFamily, ...] = (
-    learning_figures,
+    study_figures,
+    other_learning_figures,
     interval_figures,
     profile_figures,
     improvement_figures,
     cost_figures,
+    meta_training_figures,
 )
 """In the order of a report."""
 

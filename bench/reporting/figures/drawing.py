@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
 from bench.lookup import find_task_distribution
@@ -48,14 +48,15 @@ def tidy(axes: Axes) -> None:
 
 def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> None:
     """One legend below all panels, every label once."""
-    found = {}
+    found: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
+        place: Any = "outside lower center"  # the library's type of it is short of this one
         figure.legend(
-            list(found.values()), list(found), loc="outside lower center", ncols=min(columns, len(found)),
-            frameon=False, fontsize="small",
+            list(found.values()), list(found), loc=place, ncols=min(columns, len(found)), frameon=False,
+            fontsize="small",
         )  # fmt: skip
 
 

@@ -17,7 +17,6 @@ from bench.lookup import find_task_distribution
 from bench.reporting.figures.drawing import (
     INTERVAL,
     counted,
-    file_name,
     new_panels,
     notes_text,
     runs_text,
@@ -27,7 +26,7 @@ from bench.reporting.figures.drawing import (
     shared_legend,
     tidy,
 )
-from bench.reporting.model import Made, ReportFigure, ReportInputs
+from bench.reporting.model import ReportFigure, ReportInputs
 from bench.reporting.palette import Look, algorithm_of, in_order, looks
 from bench.results import exploration_episodes
 from bench.statistics.curves import EfficiencyCurve, efficiency_curve
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BINS = ((60, 10), (30, 5), (10, 2), (1, 1))
+_BINS = ((60, 10), (30, 5), (10, 2), (0, 1))
 """(at least so many episodes, episodes per bin). All divide 20, so a bin never reaches across the exploration's end."""
 _MARKS = 12
 """A line has about so many markers."""
@@ -59,20 +58,6 @@ class LearningPanel:
     """Published curves of these algorithms here, as far as the episodes go."""
 
 
-def learning_figures(inputs: ReportInputs) -> Made[ReportFigure]:
-    """A figure per task distribution and preset, of all algorithms."""
-    pairs = sorted({(group.env, group.preset) for group in inputs.groups})
-    figures = [
-        learning_figure(
-            file_name("learning", env, preset),
-            f"Learning the target tasks of {env}, preset {preset}",
-            [learning_panel(inputs, env, preset)],
-        )
-        for env, preset in pairs
-    ]
-    return Made(tuple(figures))
-
-
 def learning_panel(
     inputs: ReportInputs,
     env: str,
@@ -88,7 +73,7 @@ def learning_panel(
     }
     groups = tuple(cut(chosen[label], first_episodes) for label in in_order(list(chosen)))
     episodes = max(group.returns.shape[2] for group in groups)
-    bin_episodes = next(width for least, width in _BINS if episodes >= least)
+    bin_episodes = bin_width(episodes)
     explored = {exploration_episodes(run.rows) for group in groups for run in inputs.runs_of(group)} - {0}
     names = {algorithm_of(group.label) for group in groups}
     published = inputs.published
@@ -102,6 +87,11 @@ def learning_panel(
         {group.label: efficiency_curve(group, min(bin_episodes, group.returns.shape[2]), "mean") for group in groups},
         tuple(sorted(number for number in explored if number < episodes)), published,
     )  # fmt: skip
+
+
+def bin_width(episodes: int) -> int:
+    """Episodes per bin of a curve over so many."""
+    return next(width for least, width in _BINS if episodes >= least)
 
 
 def cut(group: EpisodeReturns, episodes: int | None) -> EpisodeReturns:
@@ -152,6 +142,8 @@ def draw_learning(panels: Sequence[LearningPanel]) -> Figure:
 
 
 def _draw_panel(axes: Axes, panel: LearningPanel, look: Mapping[str, Look]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for group in panel.groups:
         curve, own = panel.curves[group.label], look[group.label]
         seeds = counted(len(group.seeds), "seed")
@@ -172,6 +164,7 @@ def _draw_panel(axes: Axes, panel: LearningPanel, look: Mapping[str, Look]) -> N
     axes.set(
         xlabel="target-task episode",
     )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(panel_title(panel.env, panel.preset), fontsize="medium")
     axes.set_xlim(0, max(group.returns.shape[2] for group in panel.groups))
     tidy(axes)
