@@ -10,9 +10,11 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from bench.files import read_json
 from bench.statistics.episodes import EpisodeReturns, Excluded
+from bench.store import ARTEFACTS_FOLDER, MANIFEST, ArtefactStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +57,16 @@ class LoadedRun:
     @property
     def seed(self) -> int:
         return int(self.record["seed"])
+
+    def stage_key(self, stage: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What determines the artefact of one of the run's stages (``config`` and more), by its manifest.
+
+        An exported run holds its manifests; another one has its artefacts beside it. None where neither is there.
+        """
+        if "manifest" in stage:
+            return cast(Mapping[str, Any], stage["manifest"]["key"])
+        manifest = ArtefactStore(self.folder.parent / ARTEFACTS_FOLDER).folder(stage["artefact"]) / MANIFEST
+        return cast(Mapping[str, Any], read_json(manifest)["key"]) if manifest.exists() else None
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,7 @@ class Column:
             return str(value)
         if isinstance(value, str):
             raise TypeError(f"column {self.label!r} holds numbers, got {value!r}")
-        return f"{value:.{self.decimals}f}"
+        return f"{value:,.{self.decimals}f}"
 
 
 @dataclass(frozen=True)

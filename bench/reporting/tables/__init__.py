@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from bench.reporting.model import Made, ReportInputs, ReportTable, TableFamily
+from bench.reporting.tables.cost import cost_tables
+from bench.reporting.tables.deviations import deviation_tables
+from bench.reporting.tables.hyperparameters import hyperparameter_tables
+from bench.reporting.tables.scores import score_tables
 
-ALL_TABLES: tuple[TableFamily, ...] = ()
+ALL_TABLES: tuple[TableFamily, ...] = (score_tables, cost_tables, hyperparameter_tables, deviation_tables)
 """In the order of a report."""
 
 
