@@ -119,7 +119,7 @@ def _cost_figure(
         f"{label} ends at {curve.mean[-1]:.2f} after {curve.cost[-1]:,.0f} {cost}"
         for (label, cost), curve in curves.items()
     )
-    name = file_name("cost", env, preset)
+    name = file_name("score-by-cost", env, preset)
     return ReportFigure(name, f"What a score costs on {env}, {preset}", caption, alt, partial(_draw, groups, curves))
 
 

@@ -26,10 +26,10 @@ def cost_tables(inputs: ReportInputs) -> Made[ReportTable]:
             missing.append(f"cost on {env}, {preset}: the runs do not say what their stages took")
             continue
         caption = (
-            "Mean over runs. env_steps: steps of the simulator in the episodes of the stage, over all of its tasks; those "
-            "that made the offline data are not counted. core-hours: wall time times the CPU threads of the run, lowest "
-            "and highest run beside it; a stage that several runs share counts in each of them. Wall time depends on the "
-            "machine and what else ran on it."
+            "Mean over runs. env_steps: steps of the simulator in the episodes of the stage, over all of its tasks; "
+            "those that made the offline data are not counted. core-hours: wall time times the CPU threads of the run, "
+            "lowest and highest run beside it; a stage that several runs share counts in each of them. Wall time "
+            "depends on the machine and what else ran on it."
         )
         title = f"Cost on {env}, preset {preset}"
         tables.append(ReportTable(file_name("cost", env, preset), title, caption, _COLUMNS, tuple(rows)))
@@ -56,8 +56,8 @@ def _row(
     steps = [taken for run in runs if (taken := env_steps(run, stages)) is not None]
     devices = sorted({str(run.record.get("device", "")) for run in runs})
     return (
-        label, name, len(runs), sum(steps) / len(steps) if steps else None, sum(hours) / len(hours), min(hours), max(hours),
-        ", ".join(devices),
+        label, name, len(runs), sum(steps) / len(steps) if steps else None,
+        sum(hours) / len(hours), min(hours), max(hours), ", ".join(devices),
     )  # fmt: skip
 
 

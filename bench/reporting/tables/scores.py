@@ -14,7 +14,7 @@ from bench.statistics.scores import window_scores
 
 EPISODES = (20, 50, 100, 200, 500)
 WINDOW_EPISODES = 10
-"""A score after E episodes is the mean return of the last ten: no window reaches across the end of exploration at 20."""
+"""A score after E episodes is the mean return of the last ten: no window reaches across the end of exploration, 20."""
 _COLUMNS = (
     Column("algorithm"), Column("episodes"), Column("mean", decimals=2), Column("low", decimals=2),
     Column("high", decimals=2), Column("IQM", decimals=2), Column("IQM low", decimals=2),
