@@ -184,8 +184,12 @@ def _add_summary(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_plot(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = add_command(commands, "plot", "Draw the learning curves of many runs into one picture.", _plot)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or folders of them")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="PNG", help="file to write")
-    parser.add_argument("--paper", type=Path, metavar="CSV", help="published curves, drawn dashed")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="file to write: .png, .svg or .pdf"
+    )
+    parser.add_argument(
+        "--paper", type=Path, metavar="CSV", help="published curves, drawn dashed (default those of the paper)"
+    )
     parser.add_argument("--env", metavar="ENV", help="only runs on this task distribution (default all, a panel each)")
 
 

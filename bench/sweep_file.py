@@ -5,6 +5,7 @@ every task distribution and seed, all with the row's target tasks, offline data 
 
     name = "mine"
     title = "What the picture compares"
+    picture = "learning"                        # or "first-episodes" or "meta-training"; default "learning"
 
     [[presets.quick]]
     algorithms = ["spirl"]
@@ -30,7 +31,10 @@ from bench.plan import RunRequest
 
 _SHIPPED_PACKAGE, _SHIPPED_FOLDER = "slurm", "sweeps"
 _ENDING = ".toml"
-_FIELDS = ("name", "title", "presets")
+_FIELDS = ("name", "title", "picture", "presets")
+PICTURES = ("learning", "first-episodes", "meta-training")
+"""What a sweep's figure in a report shows: scores on the target tasks, the first 20 episodes of them, or scores on the
+training tasks during meta-training."""
 _ROW_FIELDS = ("algorithms", "envs", "seeds", "tasks", "data", "overrides")
 
 
@@ -63,6 +67,8 @@ class SweepSpec:
     name: str
     title: str
     presets: Mapping[str, tuple[SweepRow, ...]]
+    picture: str = PICTURES[0]
+    """One of ``PICTURES``."""
 
     def requests(self, preset: str) -> list[RunRequest]:
         """All runs at a preset. Raises ``UserError`` when the sweep does not have it."""
@@ -103,10 +109,14 @@ def parse_sweep(text: str, where: str) -> SweepSpec:
     if not name.replace("-", "").replace("_", "").replace("+", "").isalnum():
         raise UserError(f"{where}: name: expected letters, digits, - _ and +, got {name!r}")
     title = _text(content, "title", where) if "title" in content else name
+    picture = _text(content, "picture", where) if "picture" in content else PICTURES[0]
+    if picture not in PICTURES:
+        raise UserError(f"{where}: picture: expected {', '.join(PICTURES)}, got {picture!r}")
     presets = content["presets"]
     if not isinstance(presets, dict) or not presets:
         raise UserError(f"{where}: presets: expected at least one row [[presets.PRESET]], got {presets!r}")
-    return SweepSpec(name, title, {preset: _rows(rows, f"{where}: {preset}") for preset, rows in presets.items()})
+    rows = {preset: _rows(rows, f"{where}: {preset}") for preset, rows in presets.items()}
+    return SweepSpec(name, title, rows, picture)
 
 
 def _rows(rows: Any, where: str) -> tuple[SweepRow, ...]:

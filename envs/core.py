@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from envs.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -131,3 +134,7 @@ class TaskDistribution:
     describe_episodes: Callable[[Sequence[NDArray[np.floating[Any]]]], Mapping[str, float]] | None = None
     """Numbers that say what episodes [(T, D)] did, whatever their task: recorded of the skill prior's roll-outs."""
     episode_renderer: EpisodeRenderer | None = None
+    score_name: str = "return"
+    """What a return counts, as an axis says it: ``success``."""
+    draw_tasks: Callable[[Axes], None] | None = None
+    """Draws training and target tasks into an empty matplotlib axes, with labels for a legend."""

@@ -42,6 +42,7 @@ def make_task_distribution(name: str) -> TaskDistribution:
         draw_paths=draw_progress,
         episode_renderer=EPISODE_RENDERER,
         describe_episodes=describe_episodes,
+        score_name="completed subtasks",
     )
 
 

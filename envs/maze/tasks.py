@@ -70,6 +70,7 @@ def make_task_distribution(name: str) -> TaskDistribution:
         data_presets=MAZE_DATA_PRESETS,
         draw_paths=draw,
         episode_renderer=EpisodeRenderer(endings=(".png",), render=draw),
+        score_name="success",
     )
 
 

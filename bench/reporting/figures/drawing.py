@@ -1,0 +1,122 @@
+"""What all figures share: panels, axes with their units, legends, words for captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UserError
+from bench.lookup import find_task_distribution
+from bench.statistics.bootstrap import CONFIDENCE
+from bench.statistics.coverage import coverage_warning
+from bench.statistics.episodes import EpisodeReturns
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL_INCHES = (4.6, 3.5)
+INTERVAL = f"{100 * CONFIDENCE:g} %"
+NOTE_LINES = 4
+"""As many notes on what is missing go into a caption; the rest is counted."""
+
+
+def new_panels(
+    count: int, columns: int = 3, width: float = PANEL_INCHES[0], height: float = PANEL_INCHES[1]
+) -> tuple[Figure, list[Axes]]:
+    """A figure of its own (pyplot's state is left alone) with ``count`` panels, each (width, height) inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def tidy(axes: Axes) -> None:
+    """No box, a faint grid behind the data."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> None:
+    """One legend below all panels, every label once."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        place: Any = "outside lower center"  # the library's type of it is short of this one
+        figure.legend(
+            list(found.values()), list(found), loc=place, ncols=min(columns, len(found)), frameon=False,
+            fontsize="small",
+        )  # fmt: skip
+
+
+def set_score_axis(axes: Axes, group: EpisodeReturns, axis: str = "y", prefix: str = "") -> None:
+    """The whole range of possible scores on an axis, with what a score counts; open upwards where it is not known."""
+    label = prefix + score_name(group)
+    limits: tuple[float | None, float | None] = (None, None)
+    if group.score_range is not None:
+        low, high = group.score_range
+        limits = (low - 0.02 * (high - low), high + 0.02 * (high - low))
+    axes.set(**{f"{axis}label": label, f"{axis}lim": limits})
+
+
+def score_name(group: EpisodeReturns) -> str:
+    """``success (0 to 1)``"""
+    name = score_noun(group.env)
+    if group.score_range is None:
+        return name
+    low, high = group.score_range
+    return f"{name} ({low:g} to {high:g})"
+
+
+def score_noun(env: str) -> str:
+    """What a return on this task distribution counts; ``return`` where it is not known here."""
+    try:
+        return find_task_distribution(env).score_name
+    except UserError:
+        return "return"
+
+
+def runs_text(groups: Sequence[EpisodeReturns]) -> str:
+    """``simpl: 3 seeds (0, 1, 2), 10 tasks; spirl: ...``"""
+    return "; ".join(
+        f"{group.label}: {counted(len(group.seeds), 'seed')} ({', '.join(map(str, group.seeds))}), "
+        f"{counted(len(group.tasks), 'task')}"
+        for group in groups
+    )
+
+
+def seeds_warning(groups: Sequence[EpisodeReturns]) -> str:
+    """What few seeds mean for the intervals shown, as a sentence; empty where there are enough."""
+    warning = coverage_warning(min(len(group.seeds) for group in groups))
+    return f" Beware: {warning}." if warning else ""
+
+
+def notes_text(notes: Sequence[str]) -> str:
+    """What is missing, as a sentence."""
+    if not notes:
+        return ""
+    more = f"; and {len(notes) - NOTE_LINES} more" if len(notes) > NOTE_LINES else ""
+    return f" Note: {'; '.join(notes[:NOTE_LINES])}{more}."
+
+
+def file_name(*parts: str) -> str:
+    """Parts joined to lower-case letters, digits and ``-``; ``+`` becomes ``-plus``."""
+    text = "-".join(parts).lower().replace("+", "-plus-")
+    kept = "".join(character if character.isalnum() and character.isascii() else "-" for character in text)
+    return "-".join(part for part in kept.split("-") if part)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``"""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,190 @@
+"""Scores on the training tasks while a policy is meta-trained: the paper's Figure 8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import UserError
+from bench.lookup import find_task_distribution
+from bench.reporting.figures.drawing import (
+    INTERVAL,
+    counted,
+    file_name,
+    new_panels,
+    notes_text,
+    runs_text,
+    score_noun,
+    seeds_warning,
+    set_score_axis,
+    shared_legend,
+    tidy,
+)
+from bench.reporting.figures.learning import bin_width, panel_title
+from bench.reporting.model import LoadedRun, Made, ReportFigure, ReportInputs
+from bench.reporting.palette import in_order, looks
+from bench.statistics.aggregates import mean
+from bench.statistics.bootstrap import bootstrap, percentile_interval, why_no_interval
+from bench.statistics.curves import EfficiencyCurve
+from bench.statistics.episodes import EpisodeReturns
+from bench.statistics.improvement import CURVE_REPLICATES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PRIOR, POSTERIOR = "meta_train_prior", "meta_train_posterior"
+"""Phases of episode rows (``algorithms.stage.EpisodeRow``)."""
+_MARKS = 12
+
+
+@dataclass(frozen=True)
+class MetaPanel:
+    """Meta-training on one task distribution at one preset."""
+
+    env: str
+    preset: str
+    groups: tuple[EpisodeReturns, ...]
+    """For names, seeds and the score range; their returns are those of the target tasks."""
+    curves: Mapping[tuple[str, str], EfficiencyCurve]
+    """By label and phase."""
+
+
+def meta_training_figures(inputs: ReportInputs) -> Made[ReportFigure]:
+    """A figure per task distribution and preset, of all algorithms that were meta-trained there."""
+    figures = []
+    for env, preset in sorted({(group.env, group.preset) for group in inputs.groups}):
+        panel = meta_panel(inputs, env, preset)
+        if panel is not None:
+            name = file_name("meta-training", env, preset)
+            figures.append(meta_figure(name, f"Meta-training on {env}, preset {preset}", [panel]))
+    missing = () if figures else ("meta-training curves: no run has episodes of meta-training",)
+    return Made(tuple(figures), missing)
+
+
+def meta_panel(inputs: ReportInputs, env: str, preset: str, labels: Sequence[str] | None = None) -> MetaPanel | None:
+    """None where none of these runs has an episode of meta-training."""
+    chosen = {
+        group.label: group
+        for group in inputs.groups
+        if (group.env, group.preset) == (env, preset) and (labels is None or group.label in labels)
+    }
+    curves: dict[tuple[str, str], EfficiencyCurve] = {}
+    groups = []
+    for label in in_order(list(chosen)):
+        runs = inputs.runs_of(chosen[label])
+        own = {(label, phase): curve for phase in (POSTERIOR, PRIOR) if (curve := meta_curve(runs, phase)) is not None}
+        if own:
+            curves |= own
+            groups.append(chosen[label])
+    return MetaPanel(env, preset, tuple(groups), curves) if groups else None
+
+
+def meta_curve(
+    runs: Sequence[LoadedRun], phase: str, replicates: int = CURVE_REPLICATES, seed: int = 0
+) -> EfficiencyCurve | None:
+    """Mean over training tasks of the mean return of this phase's episodes in each bin; None where it has none.
+
+    Bins are of a task's episode numbers, which count the episodes of both phases.
+    """
+    parts = [_phase_rows(run, phase) for run in runs]
+    table = pd.concat(parts, ignore_index=True)
+    if table.empty:
+        return None
+    longest = int(table["episode"].max()) + 1
+    width = min(bin_width(longest), longest)
+    means = table.groupby(["seed", "task", table["episode"] // width])["return"].mean()
+    cube = means.unstack(level=2).reindex(columns=range(longest // width))  # (S x N, P)
+    points, seeds, tasks, notes = [], [], [], []
+    for column in cube:
+        scores = cube[column].unstack(level=1).to_numpy(dtype=float)  # (S, N)
+        scores = scores[~np.isnan(scores).all(axis=1)][:, ~np.isnan(scores).all(axis=0)]
+        if not scores.size:
+            continue
+        low = high = float("nan")
+        if why_no_interval(scores) is None:
+            drawn = bootstrap(scores, mean, replicates, np.random.default_rng(seed))
+            low, high = (float(end) for end in percentile_interval(drawn))
+        points.append((int(column) * width, float(mean(scores)), low, high))
+        seeds.append(scores.shape[0])
+        tasks.append(scores.shape[1])
+    if tasks and min(tasks) < max(tasks):
+        notes.append(f"bins have {min(tasks)} to {max(tasks)} tasks")
+    starts, point, lows, highs = np.array(points, dtype=float).reshape(-1, 4).T
+    return EfficiencyCurve(
+        starts.astype(np.int64), width, point, lows, highs, np.array(seeds), np.array(tasks), tuple(notes)
+    )
+
+
+def _phase_rows(run: LoadedRun, phase: str) -> pd.DataFrame:
+    rows = run.rows
+    part = rows.loc[(rows["phase"] == phase) & (rows["status"] == "ok"), ["task", "episode", "return"]]
+    return part.assign(seed=run.seed)
+
+
+def meta_figure(name: str, title: str, panels: Sequence[MetaPanel]) -> ReportFigure:
+    """Panels side by side."""
+    groups = [group for panel in panels for group in panel.groups]
+    notes = [
+        f"{panel.env}, {label}: {n}" for panel in panels for (label, _), c in panel.curves.items() for n in c.notes
+    ]
+    single = all(len(group.seeds) == 1 for group in groups)
+    band = "one seed: no interval" if single else f"band: {INTERVAL} interval over seeds, of each bin"
+    widths = sorted({curve.bin_episodes for panel in panels for curve in panel.curves.values()})
+    caption = (
+        f"Mean return ({' and '.join(dict.fromkeys(score_noun(panel.env) for panel in panels))}) on the training tasks "
+        f"during meta-training, by a task's episode number, in bins of {' or '.join(map(str, widths))}. Solid: "
+        f"episodes after the task was inferred or adapted to (posterior), {band}; dotted: episodes before (prior). "
+        f"{' '.join(f'{panel.env}, {panel.preset}: {_trained_text(panel)}.' for panel in panels)}"
+        f"{notes_text(notes)}{seeds_warning(groups)}"
+    )
+    alt = "Line plot, x: episode of a training task, y: " + "; ".join(
+        f"{score_noun(panel.env)} on {panel.env}: "
+        + ", ".join(
+            f"{label} from {curve.point[0]:.2f} to {curve.point[-1]:.2f}"
+            for (label, phase), curve in panel.curves.items()
+            if phase == POSTERIOR
+        )
+        for panel in panels
+    )
+    return ReportFigure(name, title, caption, alt, partial(draw_meta_training, tuple(panels)))
+
+
+def _trained_text(panel: MetaPanel) -> str:
+    """Runs, with the number of training tasks instead of target tasks."""
+    try:
+        tasks = counted(len(find_task_distribution(panel.env).train_tasks), "training task")
+    except UserError:
+        return runs_text(panel.groups)
+    seeds = "; ".join(f"{group.label}: {counted(len(group.seeds), 'seed')}" for group in panel.groups)
+    return f"{tasks}; {seeds}"
+
+
+def draw_meta_training(panels: Sequence[MetaPanel]) -> Figure:
+    """All panels, with one legend."""
+    figure, all_axes = new_panels(len(panels), width=5.6 if len(panels) == 1 else 4.6, height=3.9)
+    look = looks([group.label for panel in panels for group in panel.groups])
+    for axes, panel in zip(all_axes, panels, strict=True):
+        for (label, phase), curve in panel.curves.items():
+            own = look[label]
+            episodes = curve.starts + (curve.bin_episodes - 1) / 2
+            if phase == POSTERIOR:
+                axes.plot(
+                    episodes, curve.point, color=own.colour, linestyle=own.line_style, marker=own.marker, markersize=4,
+                    markevery=max(1, len(episodes) // _MARKS), linewidth=1.6, label=label,
+                )  # fmt: skip
+                axes.fill_between(episodes, curve.low, curve.high, color=own.colour, alpha=0.18, linewidth=0)
+            else:
+                axes.plot(episodes, curve.point, ":", color=own.colour, linewidth=1.1, label="_prior")
+        axes.plot([], [], ":", color="0.35", linewidth=1.1, label="before inference (prior)")
+        set_score_axis(axes, panel.groups[0])
+        axes.set(xlabel="meta-training episode of a task")
+        axes.set_xlim(left=0)
+        axes.set_title(panel_title(panel.env, panel.preset), fontsize="medium")
+        tidy(axes)
+    shared_legend(figure, all_axes)
+    return figure
