@@ -83,6 +83,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--preset", default="quick", help="named budget: smoke, quick or paper (default quick)")
     parser.add_argument("--seed", type=integer(0), default=0, help="fixes every random number (default 0)")
     parser.add_argument("--tasks", type=indices, metavar="0,3", help="target tasks by index (default all)")
+    parser.add_argument("--until", metavar="STAGE", help="the last stage to carry out (default all; bench list)")
     _add_data_choice(parser)
     add_machine_options(parser)
 
@@ -216,7 +217,14 @@ def _run(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
     from bench.show import print_fields, print_result
 
     request = RunRequest(
-        options.algo, options.env, options.preset, options.seed, options.tasks, overrides, options.data
+        options.algo,
+        options.env,
+        options.preset,
+        options.seed,
+        options.tasks,
+        overrides,
+        options.data,
+        options.until,
     )
     if options.help:
         print_fields(request)

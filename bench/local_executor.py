@@ -13,12 +13,13 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bench.graph import StageGraph, StageNode
+from bench.graph import REPORT, StageGraph, StageNode
 from bench.node_records import FAILED, end_record, read_record, start_record, sweep_folder
+from bench.plan import plan_run
 from bench.run import RunOptions
 from bench.signals import StopRequest, stop_on_signals
 from bench.sweep_view import SweepView
-from bench.worker import NodeRequest
+from bench.worker import NodeRequest, leave_failed_run
 from bench.worker_pool import Worker, visible_gpus
 
 _POLL_SECONDS = 0.2
@@ -163,6 +164,8 @@ class _Queue:
             other = unreached.pop()
             if other in self.waiting_for and other not in self.outcome.blocked:
                 self.outcome.blocked[other] = name
+                if self.missing[other].stage == REPORT:
+                    leave_failed_run(plan_run(self.missing[other].request), self.options, self.sweep)
                 unreached += self.graph.dependants[other]
 
     def _killed(self, name: str, by: str) -> None:

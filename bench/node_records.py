@@ -52,6 +52,11 @@ class NodeRecord:
         """The last line of the traceback, or the error where there is none."""
         return self.traceback.strip().rpartition("\n")[2] or self.error
 
+    @property
+    def gone_text(self) -> str:
+        """What to say of a node that is recorded as running and on which nobody is at work."""
+        return f"pid {self.pid} on {self.host} is gone without a word: killed, or its machine went down"
+
 
 def sweep_folder(out: Path, sweep: str) -> Path:
     """Where a sweep's ledger and exit records lie."""

@@ -34,6 +34,8 @@ class RunRequest:
     overrides: tuple[Override, ...] = ()
     data: str | None = None
     """Offline data to learn from: a variant of the data source, or a file or folder; None is what the preset builds."""
+    until: str | None = None
+    """The last stage to carry out, for example ``meta_train``; None is all of them."""
 
 
 def request_from_json(content: Mapping[str, Any]) -> RunRequest:
@@ -110,8 +112,19 @@ def plan_run(request: RunRequest) -> RunPlan:
     for spec in specs:
         config = resolve_config(spec.config_class, spec.name, preset, overrides, request.preset)
         planned[spec.name] = plan_stage(spec, config, request.seed, distribution, target_tasks, planned)
-    run_name = _run_name(request, distribution, overrides)
-    return RunPlan(request, algorithm, distribution, target_tasks, tuple(planned.values()), run_name)
+    stages = _up_to(request.until, tuple(planned.values()), request.algo)
+    run_name = _run_name(request, distribution, overrides, cut_short=len(stages) < len(planned))
+    return RunPlan(request, algorithm, distribution, target_tasks, stages, run_name)
+
+
+def _up_to(until: str | None, stages: tuple[PlannedStage, ...], algo: str) -> tuple[PlannedStage, ...]:
+    """The stages up to the one called ``until``, with it."""
+    names = [stage.spec.name for stage in stages]
+    if until is None:
+        return stages
+    if until not in names:
+        raise unknown_name(f"stage of {algo}", until, names)
+    return stages[: names.index(until) + 1]
 
 
 def plan_data(
@@ -192,8 +205,12 @@ def _checked_tasks(chosen: tuple[int, ...] | None, distribution: TaskDistributio
     return tuple(sorted(chosen))
 
 
-def _run_name(request: RunRequest, distribution: TaskDistribution, overrides: tuple[Override, ...]) -> str:
+def _run_name(
+    request: RunRequest, distribution: TaskDistribution, overrides: tuple[Override, ...], cut_short: bool
+) -> str:
     name = f"{request.algo}-{request.env}-{request.preset}-s{request.seed}"
+    if cut_short:
+        name += f"-until-{request.until}"
     tasks = None if request.target_tasks is None else sorted(request.target_tasks)
     if tasks == list(range(len(distribution.target_tasks))):
         tasks = None

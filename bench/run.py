@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,36 +66,55 @@ def execute_run(request: RunRequest, options: RunOptions) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with lock_file(folder / RUN_LOCK, wait=False), stop_on_signals() as stop, make_reporter() as reporter:
-            _Run(plan, options, machine, folder, stop, reporter).execute()
+            _Run(plan, options, machine, folder).execute(stop, reporter)
     except LockHeldError as error:
         raise UserError(f"the run {folder} is already running in {error.holder}") from error
     return folder
 
 
+def write_failed_run(plan: RunPlan, options: RunOptions, failures: Mapping[str, str]) -> None:
+    """Leave the folder of a run that cannot be carried out: its rows so far, and a row for each failure.
+
+    ``failures``: artefact that could not be made -> error, one line. Where somebody is at work on the run, nothing is
+    written. Raises ``StorageError``.
+    """
+    folder = options.out / plan.run_name
+    with storage_errors(f"make the run folder {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with suppress(LockHeldError), lock_file(folder / RUN_LOCK, wait=False):
+        _Run(plan, options, prepare_torch(options), folder).record_failures(failures)
+
+
 class _Run:
     """A run inside its lock."""
 
-    def __init__(
-        self, plan: RunPlan, options: RunOptions, machine: Machine, folder: Path, stop: StopRequest, reporter: Reporter
-    ) -> None:
+    def __init__(self, plan: RunPlan, options: RunOptions, machine: Machine, folder: Path) -> None:
         self.plan, self.options, self.machine, self.folder = plan, options, machine, folder
-        self.stop, self.reporter = stop, reporter
         self.store = ArtefactStore(options.out / ARTEFACTS_FOLDER)
         self.outcomes: dict[str, StageOutcome] = {}
+        self.failures: Mapping[str, str] = {}
         self.started = _now()
 
-    def execute(self) -> None:
+    def record_failures(self, failures: Mapping[str, str]) -> None:
+        """Compute nothing: leave what there is, and why the rest is not."""
+        self.failures = failures
+        for planned in self.plan.stages:
+            name = planned.artefact_name
+            if self.store.is_finished(name):
+                seconds = float(self.store.manifest(name)["seconds"])
+                self.outcomes[planned.spec.name] = StageOutcome(self.store.folder(name), seconds, reused=True)
+        self._write_config()
+        self._write_results("failed")
+
+    def execute(self, stop: StopRequest, reporter: Reporter) -> None:
         """Run all stages in order; whatever happens, leave rows and a status in the run folder."""
-        with storage_errors(f"write {self.folder / CONFIG_FILE}"):
-            data = self.plan.request.data
-            remarks = [] if data is None else [f"Offline data: --data {data}"]
-            replace_text(self.folder / CONFIG_FILE, yaml_text(self.plan.configs, remarks))
+        self._write_config()
         self._write_record("running")
-        runner = StageRunner(self.store, self.machine, self.reporter, self.stop, self.options.checkpoint_seconds)
+        runner = StageRunner(self.store, self.machine, reporter, stop, self.options.checkpoint_seconds)
         try:
             for planned in self.plan.stages:
-                if self.stop.signal_number is not None:
-                    raise InterruptedRunError(f"stopped before {planned.spec.name}", self.stop.signal_number)
+                if stop.signal_number is not None:
+                    raise InterruptedRunError(f"stopped before {planned.spec.name}", stop.signal_number)
                 self.outcomes[planned.spec.name] = runner.run(
                     planned, self.plan.task_distribution, self.plan.target_tasks
                 )
@@ -106,6 +127,12 @@ class _Run:
             self._write_results("failed")
             raise
         self._write_results("done")
+
+    def _write_config(self) -> None:
+        data = self.plan.request.data
+        remarks = [] if data is None else [f"Offline data: --data {data}"]
+        with storage_errors(f"write {self.folder / CONFIG_FILE}"):
+            replace_text(self.folder / CONFIG_FILE, yaml_text(self.plan.configs, remarks))
 
     def _write_results(self, status: str) -> None:
         table = self._rows()
@@ -138,6 +165,7 @@ class _Run:
             "target_tasks": list(self.plan.target_tasks),
             "overrides": {override.name: override.text for override in request.overrides},
             "data": request.data,
+            "until": request.until,
             "status": status,
             "started": self.started,
             "updated": _now(),
@@ -185,12 +213,16 @@ class _Run:
             return rows.assign(error="")
         partial = self.store.partial_folder(name)
         rows = read_log(partial).assign(error="")
-        if not (partial / FAILURE).exists():
+        if (partial / FAILURE).exists():
+            failure = read_sealed_json(partial / FAILURE, f"delete {partial / FAILURE}")
+            seconds, error = failure["seconds"], failure["error"]
+        elif name in self.failures:
+            seconds, error = float(rows["seconds"].max()) if len(rows) else 0.0, self.failures[name]
+        else:
             return rows
-        failure = read_sealed_json(partial / FAILURE, f"delete {partial / FAILURE}")
         failed = {
             "phase": "", "task": -1, "episode": -1, "env_steps": 0, "return": float("nan"), "success": False,
-            "length": 0, "seconds": failure["seconds"], "status": "failed", "error": failure["error"],
+            "length": 0, "seconds": seconds, "status": "failed", "error": error,
         }  # fmt: skip
         return pd.concat([rows, pd.DataFrame([failed])], ignore_index=True)
 

@@ -34,7 +34,8 @@ def print_fields(request: RunRequest) -> None:
 def print_result(folder: Path) -> None:
     """Print the tables at the end of a run and where its results are."""
     _print_tables(describe_run(folder))
-    print(f"results: {folder}  (rows: {EPISODES_TABLE}, picture: {CURVE_FILE})")
+    picture = f", picture: {CURVE_FILE}" if (folder / CURVE_FILE).exists() else ""
+    print(f"results: {folder}  (rows: {EPISODES_TABLE}{picture})")
 
 
 def print_run(run: str, out: Path, as_json: bool) -> None:

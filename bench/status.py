@@ -148,7 +148,7 @@ def _status(
     state, reason = record.status, record.last_line
     if state == RUNNING and not _is_held(node, store, out):
         state = STOPPED
-        reason = f"pid {record.pid} on {record.host} is gone without a word: killed, or its machine went down"
+        reason = record.gone_text
     if cluster == FAILED and state != FAILED:
         return NodeStatus(node.name, node.stage, FAILED, reason=reason or "the cluster ended its job")
     if cluster in (RUNNING, PENDING, PREEMPTED, CANCELLED) and not (cluster == PENDING and state == RUNNING):

@@ -13,6 +13,7 @@ every task distribution and seed, all with the row's target tasks, offline data 
     seeds = [0, 1, 2]
     tasks = [0, 3]                              # target tasks; default all
     data = "human"                              # as --data of bench run; default what the preset builds
+    until = "meta_train"                        # the last stage of each run; default all of them
     overrides = { "adapt.episodes" = 50 }
 """
 
@@ -35,7 +36,7 @@ _FIELDS = ("name", "title", "picture", "presets")
 PICTURES = ("learning", "first-episodes", "meta-training")
 """What a sweep's figure in a report shows: scores on the target tasks, the first 20 episodes of them, or scores on the
 training tasks during meta-training."""
-_ROW_FIELDS = ("algorithms", "envs", "seeds", "tasks", "data", "overrides")
+_ROW_FIELDS = ("algorithms", "envs", "seeds", "tasks", "data", "until", "overrides")
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,14 @@ class SweepRow:
     tasks: tuple[int, ...] | None = None
     """Target tasks by index; None means all."""
     data: str | None = None
+    until: str | None = None
+    """The last stage of each run; None means all of them."""
     overrides: tuple[Override, ...] = ()
 
     def requests(self, preset: str) -> list[RunRequest]:
         """The runs of this row, task distribution by task distribution."""
         return [
-            RunRequest(algo, env, preset, seed, self.tasks, self.overrides, self.data)
+            RunRequest(algo, env, preset, seed, self.tasks, self.overrides, self.data, self.until)
             for env in self.envs
             for algo in self.algorithms
             for seed in self.seeds
@@ -133,6 +136,7 @@ def _row(row: Mapping[str, Any], where: str) -> SweepRow:
         seeds=_list(row, "seeds", int, where) if "seeds" in row else (0,),
         tasks=_list(row, "tasks", int, where) if "tasks" in row else None,
         data=_text(row, "data", where) if "data" in row else None,
+        until=_text(row, "until", where) if "until" in row else None,
         overrides=_overrides(row.get("overrides", {}), where),
     )
 

@@ -13,10 +13,11 @@ from typing import Any
 from bench.errors import InterruptedRunError, StageFailedError, StorageError, UserError
 from bench.files import read_json, read_sealed_json
 from bench.graph import REPORT, report_hash
-from bench.node_records import DONE, FAILED, INTERRUPTED, end_record, start_record, sweep_folder
+from bench.locks import lock_holder
+from bench.node_records import DONE, FAILED, INTERRUPTED, RUNNING, end_record, read_record, start_record, sweep_folder
 from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run, request_from_json
 from bench.progress import Reporter, make_reporter
-from bench.run import RunOptions, execute_run, prepare_torch
+from bench.run import RunOptions, execute_run, prepare_torch, write_failed_run
 from bench.runner import FAILURE, StageRunner
 from bench.signals import StopRequest, stop_on_signals
 from bench.store import ARTEFACTS_FOLDER, ArtefactStore
@@ -89,6 +90,28 @@ def run_node(
     return DONE_CODE
 
 
+def leave_failed_run(plan: RunPlan, options: RunOptions, sweep: str) -> None:
+    """If a stage of the run failed or was killed in this sweep, leave the run's folder with a row that says so.
+
+    So a run that could not be carried out is seen, by name and with its reason, wherever results are read. Raises
+    ``StorageError``.
+    """
+    store, folder = ArtefactStore(options.out / ARTEFACTS_FOLDER), sweep_folder(options.out, sweep)
+    failures = {}
+    for stage in plan.stages:
+        name = stage.artefact_name
+        # A stage whose input is missing has not failed: the input has.
+        if store.is_finished(name) or not all(map(store.is_finished, stage.inputs.values())):
+            continue
+        record = read_record(folder, name)
+        if record is not None and record.status == FAILED:
+            failures[name] = record.last_line
+        elif record is not None and record.status == RUNNING and lock_holder(store.lock_path(name)) is None:
+            failures[name] = record.gone_text
+    if failures:
+        write_failed_run(plan, options, failures)
+
+
 @lru_cache(maxsize=64)
 def _plan(request: RunRequest) -> RunPlan:
     return plan_run(request)
@@ -100,6 +123,7 @@ def _compute(request: NodeRequest, options: RunOptions, stop: StopRequest, repor
     if request.node == f"{REPORT}-{plan.run_name}":
         if report_hash(plan) != request.hash:
             raise _other_version(request, report_hash(plan))
+        leave_failed_run(plan, options, request.sweep)
         _check_inputs(request, store, [stage.artefact_name for stage in plan.stages])
         execute_run(plan.request, options)
         return

@@ -19,6 +19,7 @@ from bench.estimates import StageTimes
 from bench.local_executor import default_parallel
 from bench.plan import RunRequest, plan_run
 from bench.run import RunOptions
+from bench.statistics.episodes import load_episodes
 from bench.worker_pool import visible_gpus, worker_environment
 from tests.conftest import Bench
 from tests.sweep_helpers import assert_same_results, records, row, start, start_sweep, sweep_file, toy_environment
@@ -94,9 +95,13 @@ def test_a_failure_takes_its_dependants_with_it_and_nothing_else(
     shown = bench("status", "toys-smoke", "--out", out, "--json")
     states = Counter(json.loads(shown.out)["counts"])
     assert states == {"done": 7, "failed": 1, "blocked": 2}
+    (left,) = (excluded for excluded in load_episodes([out]).excluded)
+    assert left.run.startswith(str(out / "toy-toy-line-smoke-s0-"))
+    assert left.reason == "failed: ArithmeticError: the toy was told to fail"
     told.unlink()
     code, said, err = finish(start("retry", "toys-smoke", "--out", out, environment=environment))
     assert (code, err) == (0, "")
+    assert load_episodes([out]).excluded == ()
     assert said.endswith("toys-smoke: 3 of 3 done\n")
 
 
@@ -136,6 +141,8 @@ def test_a_stage_that_always_kills_its_worker_fails_alone(tmp_path: Path, enviro
     assert "its worker was killed twice, the last time by SIGKILL (out of memory?)" in said
     # data; fit, adapt and report of the other run
     assert Counter(record.status for record in records(out).values()) == {"done": 4, "failed": 1}
+    (left,) = load_episodes([out]).excluded
+    assert left.reason == "failed: its worker was killed twice, the last time by SIGKILL (out of memory?)"
 
 
 def test_a_killed_executor_leaves_no_worker_and_the_same_command_goes_on(

@@ -105,6 +105,13 @@ def test_the_implementation_is_part_of_the_hash() -> None:
     assert before.hash != after.hash
 
 
+def test_a_run_until_a_stage_is_the_beginning_of_the_whole_run() -> None:
+    whole, part = plan_run(REQUEST), plan_run(replace(REQUEST, until="fit"))
+    assert part.stages == whole.stages[:2]
+    assert part.run_name == "toy-toy-line-smoke-s0-until-fit"
+    assert plan_run(replace(REQUEST, until="adapt")) == replace(whole, request=replace(REQUEST, until="adapt"))
+
+
 @given(st.dictionaries(st.text(max_size=5), JSON_VALUES, max_size=5), st.randoms(use_true_random=False))
 def test_key_order_does_not_matter(content: dict[str, Any], random: Any) -> None:
     items = list(content.items())
@@ -125,6 +132,7 @@ def test_different_content_has_a_different_hash(first: Any, second: Any) -> None
         (RunRequest("toy", "toy-lin"), "unknown task distribution 'toy-lin'.*'toy-line'"),
         (RunRequest("toy", "toy-line", "quik"), "unknown preset .* 'quik': did you mean 'quick'"),
         (RunRequest("toy", "maze"), "toy has no preset for the family 'maze'"),
+        (RunRequest("toy", "toy-line", "smoke", until="fitt"), "unknown stage of toy 'fitt': did you mean 'fit'"),
     ],
 )
 def test_unknown_names_and_impossible_pairs_are_refused(request_: RunRequest, message: str) -> None:

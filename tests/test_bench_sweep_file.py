@@ -28,6 +28,7 @@ overrides = { "fit.learning_rate" = 1e-4, "fit.nesterov" = true, "fit.widths" = 
 [[presets.smoke]]
 algorithms = ["c"]
 envs = ["e", "f"]
+until = "fit"
 """
 
 
@@ -39,8 +40,8 @@ def test_rows_are_crossed() -> None:
     requests = parse_sweep(GOOD, "file").requests("smoke")
     assert requests == [
         *(RunRequest(algo, "e", "smoke", seed, (0, 3), overrides, "human") for algo in "ab" for seed in (0, 7)),
-        RunRequest("c", "e", "smoke", 0),
-        RunRequest("c", "f", "smoke", 0),
+        RunRequest("c", "e", "smoke", 0, until="fit"),
+        RunRequest("c", "f", "smoke", 0, until="fit"),
     ]
 
 

@@ -77,7 +77,8 @@ def load_episodes(folders: Sequence[Path]) -> LoadedEpisodes:
     """Read all runs at or below ``folders``.
 
     A run that did not end well, cannot be read, holds a failure or a NaN, or repeats another run's seed and tasks is
-    excluded whole, with its reason. Raises ``UserError`` when a folder does not exist or holds no run.
+    excluded whole, with its reason; one that was asked to end before its target tasks (``--until``) is passed over.
+    Raises ``UserError`` when a folder does not exist or holds no run.
     """
     tables, excluded = [], []
     for folder in _run_folders(folders):
@@ -86,7 +87,9 @@ def load_episodes(folders: Sequence[Path]) -> LoadedEpisodes:
             if record["status"] != "done":
                 reason = str(record["status"]) + _failure_text(folder)
             elif len(rows := read_run(folder)[1]):
-                tables.append(_labelled(rows, record, folder))
+                # A run that was to end before its target tasks is no score that is missing.
+                if record.get("until") is None or rows["phase"].isin(TARGET_PHASES).any():
+                    tables.append(_labelled(rows, record, folder))
                 continue
             else:
                 reason = NO_EPISODES
