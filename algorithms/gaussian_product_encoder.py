@@ -27,6 +27,7 @@ class GaussianProductEncoder(nn.Module):
 
     def __init__(self, transition_dim: int, task_embedding_dim: int, hidden_dim: int, hidden_layers: int) -> None:
         super().__init__()
+        self.task_embedding_dim = task_embedding_dim
         dims = [transition_dim] + [hidden_dim] * hidden_layers + [2 * task_embedding_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(dims))
 
@@ -39,6 +40,10 @@ class GaussianProductEncoder(nn.Module):
         return mean, F.softplus(raw_variance).clamp(min=MIN_VARIANCE)
 
     def forward(self, contexts: Tensor) -> Gaussian:
+        """With no transition (C = 0) it is the prior N(0, I), as in released PEARL: a product of no factors is flat."""
+        if contexts.shape[1] == 0:
+            shape = (len(contexts), self.task_embedding_dim)
+            return Gaussian(contexts.new_zeros(shape), contexts.new_ones(shape))
         return product_of_gaussians(*self.factors(contexts))
 
 

@@ -140,7 +140,7 @@ PEARL_PRESETS: dict[tuple[str, str], Values] = {
     ("kitchen", "smoke"): {**INFERENCE_KITCHEN_SMOKE, "adapt.episodes": 3, "adapt.exploration_episodes": 2},
 }
 
-POINT_ROBOT: Values = {
+POINT_ROBOT_META: Values = {
     "meta_train.epochs": 60,
     "meta_train.task_embedding_dim": 5,
     "meta_train.context_transitions": 40,
@@ -148,7 +148,8 @@ POINT_ROBOT: Values = {
     "meta_train.warm_up_transitions": 40,
     "meta_train.transition_reuse": 100.0,  # 78 updates for 200 episodes of 20 env_steps
     "meta_train.replay_capacity": 10_000,
-    "meta_train.context_capacity": 40,  # the last two episodes with e ~ p(e): as many as a target task is encoded from
+    "meta_train.context_capacity": 40,  # the last two episodes: as many as a target task is encoded from
+    "meta_train.posterior_contexts": True,
     "meta_train.encoder_kl_weight": 1e-3,  # 0.1 leaves a nat in e: Rakelly et al. scale rewards up instead
     "meta_train.learning_rate": 1e-3,
     "meta_train.coefficient_learning_rate": 1e-3,
@@ -156,16 +157,25 @@ POINT_ROBOT: Values = {
     "meta_train.encoder_hidden_layers": 2,
     "meta_train.actor_critic.hidden_dim": 64,
     "meta_train.actor_critic.hidden_layers": 2,
-    "adapt.episodes": 20,
-    "adapt.exploration_episodes": 2,
-    "adapt.posterior_sampling": True,
 }
-"""Rakelly et al.'s toy, with their test protocol: two episodes of posterior sampling."""
+POINT_ROBOT_META_SMOKE: Values = {**POINT_ROBOT_META, "meta_train.epochs": 2, "meta_train.transition_reuse": 2.0}
+
+TWO_EPISODES: Values = {"adapt.exploration_episodes": 2, "adapt.posterior_sampling": True}
+"""Rakelly et al.'s test protocol: two episodes of posterior sampling."""
+
+POINT_ROBOT_SAC: Values = {
+    "adapt.exploration_episodes": 2,
+    "adapt.episodes": 40,
+    "adapt.batch_size": 256,
+    "adapt.updates_per_episode": 20,
+    "adapt.learning_rate": 1e-3,
+    "adapt.coefficient_learning_rate": 1e-3,
+}
 
 PEARL_PRESETS |= {
-    ("point-robot", "paper"): {"adapt.exploration_episodes": 2, "adapt.posterior_sampling": True},
-    ("point-robot", "quick"): POINT_ROBOT,
-    ("point-robot", "smoke"): {**POINT_ROBOT, "meta_train.epochs": 2, "meta_train.transition_reuse": 2.0},
+    ("point-robot", "paper"): {"meta_train.posterior_contexts": True, **TWO_EPISODES},
+    ("point-robot", "quick"): {**POINT_ROBOT_META, **TWO_EPISODES, "adapt.episodes": 20},
+    ("point-robot", "smoke"): {**POINT_ROBOT_META_SMOKE, **TWO_EPISODES, "adapt.episodes": 4},
 }
 
 PEARL_FT_PRESETS: dict[tuple[str, str], Values] = {
@@ -175,7 +185,13 @@ PEARL_FT_PRESETS: dict[tuple[str, str], Values] = {
     ("kitchen", "paper"): {**INFERENCE_KITCHEN, **SAC_KITCHEN},
     ("kitchen", "quick"): {**INFERENCE_KITCHEN_QUICK, **SAC_KITCHEN_QUICK},
     ("kitchen", "smoke"): {**INFERENCE_KITCHEN_SMOKE, **SAC_SMOKE, "adapt.exploration_episodes": 2},
-}
+    ("point-robot", "paper"): {"meta_train.posterior_contexts": True, "adapt.exploration_episodes": 2},
+    ("point-robot", "quick"): {**POINT_ROBOT_META, **POINT_ROBOT_SAC},
+    ("point-robot", "smoke"): {
+        **POINT_ROBOT_META_SMOKE, **POINT_ROBOT_SAC, "adapt.episodes": 6, "adapt.batch_size": 32,
+        "adapt.updates_per_episode": 2,
+    },
+}  # fmt: skip
 
 CLONED_NETWORKS: Values = {
     "meta_train.coefficient_learning_rate": 1e-3,  # of the pull to the cloned policy, as SiMPL's to its prior

@@ -249,6 +249,27 @@ def naive_task_encoder(weights: Weights, contexts: Tensor) -> Gaussian:
     return Gaussian(mean, 0.001 + torch.log1p(torch.exp(raw_sigma + offset)))
 
 
+def naive_mlp(layers: Sequence[tuple[Tensor, Tensor]], inputs: Tensor) -> Tensor:
+    """A ReLU network of [(weight (in, out), bias (out,))]."""
+    for weight, bias in layers[:-1]:
+        inputs = torch.relu(inputs @ weight + bias)
+    weight, bias = layers[-1]
+    return inputs @ weight + bias
+
+
+def naive_product_encoder(weights: Weights, contexts: Tensor) -> Gaussian:
+    """Factor after factor: multiplying N(a, s) by N(b, t) leaves N((a t + b s) / (s + t), s t / (s + t))."""
+    layers = [(weights[f"layers.{i}.weight"].T, weights[f"layers.{i}.bias"]) for i in range(len(weights) // 2)]
+    mean, raw = naive_mlp(layers, contexts).chunk(2, -1)
+    variance = torch.log1p(torch.exp(raw)).clamp(min=1e-7)
+    total_mean, total_variance = mean[:, 0], variance[:, 0]
+    for c in range(1, contexts.shape[1]):
+        both = total_variance + variance[:, c]
+        total_mean = (total_mean * variance[:, c] + mean[:, c] * total_variance) / both
+        total_variance = total_variance * variance[:, c] / both
+    return Gaussian(total_mean, total_variance.sqrt())
+
+
 def config_of(algorithm: Algorithm, stage: str, overrides: Mapping[str, Any]) -> Any:
     """The configuration of a stage with ``{"stage.field": value}`` or ``{"stage.group.field": value}`` applied.
 
