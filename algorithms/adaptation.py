@@ -161,8 +161,7 @@ class Adaptation(Stage):
         """Store an episode's transitions (T', F); it brings updates once the replay can fill a batch."""
         self.replay.add(learner, transitions)
         if int(self.replay.sizes[learner]) >= self.config.batch_size:
-            by_reuse = round(self.config.transition_reuse * len(transitions) / self.config.batch_size)
-            self.owed_updates[learner] += self.config.updates_per_episode or by_reuse
+            self.owed_updates[learner] += self.config.updates_after(len(transitions))
 
     def collect(self, tasks: Sequence[int], keys: Sequence[EpisodeKey], policy: Any) -> Any:
         world = self.distribution.make_world(len(tasks), threads=self.context.threads)

@@ -1,8 +1,10 @@
 """Settings of learning one task at a time (``adaptation.py``): what is shared, and what regularises the policy.
 
-TaskLearningConfig      budget, batches, targets
-  AdaptConfig           close to a prior: alpha is tuned to a target KL        SPiRL, SiMPL, MTRL, BC+PEARL
-  SacConfig             alpha is tuned to a target entropy                     SAC, PEARL-ft
+OffPolicyConfig         budget, batches, targets
+  SacSettings           alpha is tuned to a target entropy                     whoever implements SAC
+  TaskLearningConfig    what ``adaptation.py`` can do besides
+    AdaptConfig         close to a prior: alpha is tuned to a target KL        SPiRL, SiMPL, MTRL, BC+PEARL
+    SacConfig           SacSettings too                                        SAC, PEARL-ft
 ExplorationConfig       beside one of them, where the task is encoded first    SiMPL, PEARL-ft, BC+PEARL
 """
 
@@ -16,7 +18,7 @@ from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
 
 
 @dataclass(frozen=True)
-class TaskLearningConfig(ABC):
+class OffPolicyConfig:
     """Off-policy learning of each task by itself. Values: SiMPL section 4.3 and appendix E.2.2, maze."""
 
     episodes: int = 500
@@ -43,6 +45,25 @@ class TaskLearningConfig(ABC):
     the skills in between (released: 1)."""
     target_rate: float = 0.005
     """Smoothing of the target critics (released)."""
+
+    def validate(self) -> None:
+        require_between(self, (1, 10**6), "episodes")
+        require_between(self, COUNT, "replay_capacity")
+        require_between(self, (1, self.replay_capacity), "batch_size")
+        require_between(self, (0, 10**6), "updates_per_episode")
+        require_between(self, (1, 10_000), "n_step")
+        require_between(self, RATE, "learning_rate", "coefficient_learning_rate", "discount", "target_rate")
+        require_between(self, WEIGHT, "transition_reuse", "initial_coefficient")
+
+    def updates_after(self, transitions: int) -> int:
+        """Updates that an episode of so many transitions brings."""
+        return self.updates_per_episode or round(self.transition_reuse * transitions / self.batch_size)
+
+
+@dataclass(frozen=True)
+class TaskLearningConfig(OffPolicyConfig, ABC):
+    """Off-policy learning of each task by itself, by the shared actor-critic (``regularized_sac.py``)."""
+
     rewarded_fraction: float = 0.0
     """Departure: this part of each batch is drawn from rewarded transitions, where there are any (released: 0)."""
     clip_targets: bool = False
@@ -51,14 +72,8 @@ class TaskLearningConfig(ABC):
     """Departure: hidden layers in bfloat16 autocast (off: float32)."""
 
     def validate(self) -> None:
-        require_between(self, (1, 10**6), "episodes")
-        require_between(self, COUNT, "replay_capacity")
-        require_between(self, (1, self.replay_capacity), "batch_size")
-        require_between(self, (0, 10**6), "updates_per_episode")
-        require_between(self, (1, 10_000), "n_step")
+        super().validate()
         require_between(self, FRACTION, "rewarded_fraction")
-        require_between(self, RATE, "learning_rate", "coefficient_learning_rate", "discount", "target_rate")
-        require_between(self, WEIGHT, "transition_reuse", "initial_coefficient")
 
     # What regularises the policy, as the policy head measures it.
 
@@ -105,7 +120,7 @@ class AdaptConfig(TaskLearningConfig):
 
 
 @dataclass(frozen=True)
-class SacConfig(TaskLearningConfig):
+class SacSettings(OffPolicyConfig):
     """Soft actor-critic over primitive actions (Haarnoja et al. 2018, arXiv 1812.05905), as in SiMPL's appendix F.1."""
 
     batch_size: int = 4096
@@ -120,6 +135,11 @@ class SacConfig(TaskLearningConfig):
     def validate(self) -> None:
         super().validate()
         require_between(self, (-100.0, 100.0), "target_entropy_per_action_dim")
+
+
+@dataclass(frozen=True)
+class SacConfig(SacSettings, TaskLearningConfig):
+    """Soft actor-critic over primitive actions, by the shared actor-critic."""
 
     def target_divergence(self, latent_dim: int) -> float:
         return -self.target_entropy_per_action_dim * latent_dim

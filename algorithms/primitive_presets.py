@@ -69,6 +69,14 @@ SAC_PRESETS: dict[tuple[str, str], Values] = {
     ("pendulum", "smoke"): {**SMALL_SAC, "adapt.episodes": 3, "adapt.batch_size": 64, "adapt.updates_per_episode": 2},
 }
 
+SAC_TIANSHOU_PRESETS: dict[tuple[str, str], Values] = {
+    pair: {
+        name: value for name, value in values.items() if name not in ("adapt.rewarded_fraction", "adapt.clip_targets")
+    }
+    for pair, values in SAC_PRESETS.items()
+}
+"""SAC's, without the aids that tianshou does not have."""
+
 # -- PEARL, PEARL-ft, BC+PEARL ---------------------------------------------------------------------
 
 INFERENCE_QUICK: Values = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ class UnknownAlgorithmError(LookupError):
     """No algorithm has this name. The message holds the nearest valid name."""
 
 
+class MissingPackageError(ImportError):
+    """An algorithm needs an optional package. The message says how to install it."""
+
+
 @dataclass(frozen=True)
 class AlgorithmEntry:
     """Where an algorithm is found: ``target`` is ``module:attribute``, the attribute being an ``Algorithm``."""
@@ -29,17 +34,20 @@ class AlgorithmEntry:
     name: str
     target: str
     summary: str
+    package: str | None = None
+    """An optional package that it needs, by the name it is imported and asked for (``pip install
+    'simpl-bench[PACKAGE]'``)."""
 
 
 _entries: dict[str, AlgorithmEntry] = {}
 
 
-def register_algorithm(name: str, target: str, summary: str) -> None:
-    """Make ``target`` (``"package.module:ATTRIBUTE"``) known as ``name``.
+def register_algorithm(name: str, target: str, summary: str, package: str | None = None) -> None:
+    """Make ``target`` (``"package.module:ATTRIBUTE"``) known as ``name``; ``package`` as in ``AlgorithmEntry``.
 
     Raises ``ValueError`` when the name is taken by another target.
     """
-    entry = AlgorithmEntry(name, target, summary)
+    entry = AlgorithmEntry(name, target, summary, package)
     known = _entries.setdefault(name, entry)
     if known.target != target:
         raise ValueError(
@@ -68,14 +76,20 @@ def algorithm_names() -> tuple[str, ...]:
 def algorithm(name: str) -> Algorithm:
     """Import and return the algorithm called ``name``.
 
-    Raises ``UnknownAlgorithmError`` for an unknown name and ``ImportError`` when its module cannot be imported
-    (an optional dependency is missing).
+    Raises ``UnknownAlgorithmError`` for an unknown name, ``MissingPackageError`` when an optional package is missing
+    and ``ImportError`` when its module cannot be imported.
     """
     names = algorithm_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UnknownAlgorithmError(f"unknown algorithm {name!r}: {hint}valid: {', '.join(names)}")
+    package = _entries[name].package
+    if package is not None and importlib.util.find_spec(package) is None:
+        install = f"pip install 'simpl-bench[{package}]'"
+        raise MissingPackageError(
+            f"algorithm {name!r} needs the package {package!r}, which is not installed: {install}"
+        )
     module_name, _, attribute = _entries[name].target.partition(":")
     found: Algorithm = getattr(importlib.import_module(module_name), attribute)
     return found
@@ -84,6 +98,7 @@ def algorithm(name: str) -> Algorithm:
 register_algorithm("simpl", "algorithms.simpl:ALGORITHM", "skill-based meta-reinforcement learning")
 register_algorithm("spirl", "algorithms.spirl:ALGORITHM", "skill-prior reinforcement learning, no meta-training")
 register_algorithm("sac", "algorithms.sac:ALGORITHM", "soft actor-critic from scratch, primitive actions")
+register_algorithm("sac-tianshou", "algorithms.sac_tianshou:ALGORITHM", "SAC by tianshou: checks sac", "tianshou")
 register_algorithm("bc+maml", "algorithms.bc_maml:ALGORITHM", "meta-learning from a cloned policy, no skills")
 register_algorithm("maml", "algorithms.bc_maml:MAML", "MAML without behaviour cloning: the validation of bc+maml")
 register_algorithm("mtrl", "algorithms.mtrl:ALGORITHM", "policies of the training tasks distilled into one, then SPiRL")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from algorithms.registry import UnknownAlgorithmError, algorithm
+from algorithms.registry import MissingPackageError, UnknownAlgorithmError, algorithm
 from algorithms.stage import Algorithm
 from bench.errors import UserError
 from envs.core import TaskDistribution
@@ -15,7 +15,7 @@ def find_algorithm(name: str) -> Algorithm:
     """The algorithm called ``name``. Raises ``UserError`` when it is unknown or its optional package is missing."""
     try:
         return algorithm(name)
-    except UnknownAlgorithmError as error:
+    except (UnknownAlgorithmError, MissingPackageError) as error:
         raise UserError(str(error)) from error
     except ModuleNotFoundError as error:
         raise UserError(f"algorithm {name!r} needs the package {error.name!r}, which is not installed") from error

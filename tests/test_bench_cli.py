@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import algorithms.registry
 from bench.process import OPT_OUT, wanted_environment
 from tests.conftest import ROOT, Bench
 
@@ -122,6 +123,25 @@ def test_list_as_json(bench: Bench) -> None:
     other = next(tasks["name"] for tasks in content["task_distributions"] if tasks["family"] != "toy")
     assert pairs["toy", other]["presets"] == []
     assert "no preset for the family" in pairs["toy", other]["why_not"]
+
+
+def test_an_algorithm_whose_package_is_missing_says_how_to_install_it(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(algorithms.registry, "_entries", dict(algorithms.registry._entries))
+    algorithms.registry.register_algorithm("needy", "tests.toy:ALGORITHM", "needs what is not there", "no_such_package")
+    reason = "algorithm 'needy' needs the package 'no_such_package', which is not installed: "
+    reason += "pip install 'simpl-bench[no_such_package]'"
+    for command in ("run", "profile"):
+        outcome = bench(command, "--algo", "needy", "--env", "toy-line")
+        assert (outcome.code, outcome.out, outcome.err) == (2, "", f"bench: {reason}\n")
+    listed = json.loads(bench("list", "--json").out)
+    (needy,) = [algorithm for algorithm in listed["algorithms"] if algorithm["name"] == "needy"]
+    assert needy["unavailable"] == reason
+    assert "needy" not in {pair["algo"] for pair in listed["pairs"]}
+    profile = bench("profile", "--algo", "toy", "--env", "toy-line", "--preset", "smoke", "--seconds", "0")
+    assert profile.code == 0
+    assert f"left out: {reason}\n" in profile.err
 
 
 def test_list_as_tables_names_everything(bench: Bench) -> None:
