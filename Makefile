@@ -18,12 +18,13 @@ APT_INSTALL := $(SUDO) apt-get update -qq && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 have = (PATH="$$PATH:/usr/sbin"; for program in $(1); do command -v $$program >/dev/null || exit 1; done)
 
-.PHONY: help install run test test-slow test-slurm test-slurm-slow benchmark lint format
+.PHONY: help install run test test-slow test-slurm test-slurm-slow test-browser benchmark lint format
 
 help:
 	@echo "make run        run the main job: bench run $(MAIN_JOB)"
 	@echo "make test       run the tests (minutes); make test-slow runs the slow ones"
 	@echo "make test-slurm runs the tests on a real Slurm of four nodes on this machine, installing Slurm where it is missing"
+	@echo "make test-browser  runs the tests of the report in headless Chromium, installing it where it is missing"
 	@echo "make benchmark  measures speed on maze and kitchen, what a sweep costs, statistics and updates (on a quiet machine)"
 	@echo "make lint       check style and types; make format applies the style"
 	@echo "make install    make $(VENV) once; PYTHON=... chooses the interpreter"
@@ -44,7 +45,7 @@ test: install
 	$(BIN)/python -m pytest -m "not slow and not slurm"
 
 test-slow: install
-	$(BIN)/python -m pytest -m "slow and not slurm"
+	$(BIN)/python -m pytest -m "slow and not slurm and not browser"
 
 test-slurm: install
 	$(call have,slurmctld slurmd sbatch munged) || { $(APT_INSTALL) $(SLURM_PACKAGES); }
@@ -54,6 +55,10 @@ test-slurm-slow: install
 	$(call have,slurmctld slurmd sbatch munged slurmdbd mariadbd) || \
 		{ $(APT_INSTALL) $(SLURM_PACKAGES) $(SLURM_ACCOUNTING_PACKAGES); }
 	$(BIN)/python -m pytest -m "slurm and slow"
+
+test-browser: install
+	$(call have,chromium) || { $(APT_INSTALL) chromium; }
+	$(BIN)/python -m pytest -m browser
 
 benchmark: install
 	$(BIN)/python -m tests.benchmarks.maze

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench.cli_parser import Command, Parser, add_command, add_machine_options, add_out, indices, integer
 from bench.cli_profile import add_profile_command
+from bench.cli_report import add_report_commands
 from bench.cli_statistics import add_statistics_commands
 from bench.cli_sweep import HIDDEN, add_sweep_commands
 from bench.config import Override, split_overrides
@@ -67,6 +68,7 @@ def _make_parser() -> Parser:
     _add_plot(commands)
     _add_export(commands)
     add_statistics_commands(commands)
+    add_report_commands(commands)
     add_sweep_commands(commands)
     add_profile_command(commands)
     return parser

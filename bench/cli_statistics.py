@@ -54,14 +54,15 @@ def add_statistics_commands(commands: argparse._SubParsersAction[Parser]) -> Non
 def _add_choice(parser: Parser) -> None:
     parser.add_argument("--env", metavar="ENV", help="only this task distribution (default all)")
     parser.add_argument(
-        "--episodes", type=_windows, metavar="90-110",
+        "--episodes", type=windows_argument, metavar="90-110",
         help="window over which scores are averaged, the last episode not included; several: 0-20,90-110 "
         "(default: the usual windows that the runs have completed)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _windows(text: str) -> list[tuple[int, int]]:
+def windows_argument(text: str) -> list[tuple[int, int]]:
+    """Windows of episodes, for argparse: ``0-20,90-110``."""
     windows = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", part.strip())

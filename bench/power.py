@@ -68,7 +68,7 @@ def print_power(
     print_excluded(loaded.excluded)
     answers = []
     for _, same in groupby(groups, key=lambda group: (group.env, group.preset)):
-        answers += _answers(list(same), request, windows)
+        answers += power_answers(list(same), request, windows)
     if not answers:
         asked = "" if windows is None else f" that completed episodes {', '.join(f'{a}-{b}' for a, b in windows)}"
         raise UserError(f"no algorithm in {where} has two runs{asked}: the spread between seeds is not known")
@@ -80,10 +80,13 @@ def print_power(
     _print_coverage(min(answer.seeds for answer in answers))
 
 
-def _answers(
+def power_answers(
     groups: Sequence[EpisodeReturns], request: PowerRequest, windows: Sequence[tuple[int, int]] | None
 ) -> list[PowerAnswer]:
-    """In each window; by default in ``WINDOWS``, or else in all episodes that all of the groups have."""
+    """For groups of one task distribution and preset, in each window where some algorithm has two runs.
+
+    By default in ``WINDOWS``, or else in all episodes that all of the groups have.
+    """
     made = [_answer(groups, window, request) for window in windows or WINDOWS]
     if windows is None and not any(made):
         made = [_answer(groups, (0, min(group.returns.shape[2] for group in groups)), request)]

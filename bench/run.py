@@ -22,9 +22,9 @@ from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
 from bench.progress import Reporter, make_reporter
 from bench.results import RUN_COLUMNS, target_rows, total_seconds, window_scores
 from bench.rows import EPISODES_TABLE, STAGE_COLUMNS, read_log, write_table
-from bench.runner import FAILURE, StageOutcome, StageRunner
+from bench.runner import StageOutcome, StageRunner
 from bench.signals import StopRequest, stop_on_signals
-from bench.store import ARTEFACTS_FOLDER, RUN_FILE, RUN_LOCK, ArtefactStore, Machine
+from bench.store import ARTEFACTS_FOLDER, FAILURE, RUN_FILE, RUN_LOCK, ArtefactStore, Machine
 from bench.versions import versions
 
 CONFIG_FILE = "config.yaml"

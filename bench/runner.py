@@ -22,11 +22,10 @@ from bench.plan import PlannedStage
 from bench.progress import Reporter, duration_text
 from bench.rows import EPISODES_TABLE, METRICS_LOG, StageLog, read_log, write_table
 from bench.signals import StopRequest
-from bench.store import ArtefactStore, Machine
+from bench.store import FAILURE, ArtefactStore, Machine
 from envs.core import TaskDistribution
 from envs.randomness import key_to_integer
 
-FAILURE = "failure.json"
 _SOON_DONE_AGAIN_SECONDS = 1.0
 """Work that is not worth the last checkpoint: five files synced to disk can take longer than it did."""
 

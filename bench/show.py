@@ -18,8 +18,7 @@ from bench.progress import duration_text
 from bench.results import WINDOWS, read_run, target_rows, total_seconds, window_scores
 from bench.rows import EPISODES_TABLE
 from bench.run import CURVE_FILE
-from bench.runner import FAILURE
-from bench.store import ARTEFACTS_FOLDER, RUN_FILE, RUN_LOCK, ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, FAILURE, RUN_FILE, RUN_LOCK, ArtefactStore
 from bench.tables import print_table
 
 

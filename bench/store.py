@@ -27,6 +27,8 @@ RUN_LOCK = ".lock"
 """In each run's own folder: locked by the process that is at work on the run."""
 
 MANIFEST = "manifest.json"
+FAILURE = "failure.json"
+"""In the partial folder of a stage that failed: its error and traceback."""
 FORMAT = 1
 _BUILD_FOLDER = "artefact"
 

@@ -18,9 +18,9 @@ from bench.node_records import DONE, FAILED, INTERRUPTED, RUNNING, end_record, r
 from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run, request_from_json
 from bench.progress import Reporter, make_reporter
 from bench.run import RunOptions, execute_run, prepare_torch, write_failed_run
-from bench.runner import FAILURE, StageRunner
+from bench.runner import StageRunner
 from bench.signals import StopRequest, stop_on_signals
-from bench.store import ARTEFACTS_FOLDER, ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, FAILURE, ArtefactStore
 
 DONE_CODE, FAILED_CODE = 0, 1
 

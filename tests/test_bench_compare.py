@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.cli_statistics import _windows
+from bench.cli_statistics import windows_argument
 from bench.statistics.aggregates import mean
 from bench.statistics.comparison import Comparison, compare, corrected, p_text, verdict
 from bench.statistics.coverage import stated_coverage
@@ -256,7 +256,7 @@ def test_algorithms_without_a_common_task_distribution_are_refused(tmp_path: Pat
 
 
 def test_windows_of_episodes_are_read() -> None:
-    assert _windows("0-20, 90-110") == [(0, 20), (90, 110)]
+    assert windows_argument("0-20, 90-110") == [(0, 20), (90, 110)]
 
 
 # -- power ------------------------------------------------------------------------------------------------------------

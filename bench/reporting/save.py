@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
 from bench.files import storage_errors
-from bench.reporting.model import ReportTable
+from bench.reporting.model import ReportFigure, ReportTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 DOTS_PER_INCH = 150
+_PLAIN_TEXT: Any = {"text.parse_math": False}
+"""A label may hold what a user typed: ``$`` is a character, never the beginning of a formula."""
+
+
+def draw_figure(figure: ReportFigure) -> Figure:
+    """The figure, drawn."""
+    import matplotlib
+
+    with matplotlib.rc_context(_PLAIN_TEXT):
+        return figure.draw()
 
 
 def save_figure(figure: Figure, path_stem: Path, endings: Sequence[str] = FIGURE_ENDINGS) -> list[Path]:
@@ -28,7 +38,7 @@ def save_figure(figure: Figure, path_stem: Path, endings: Sequence[str] = FIGURE
         )
     written = []
     # Text stays text, and neither time stamps nor random ids make two files of one figure differ.
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "simpl-bench", "pdf.fonttype": 42}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "simpl-bench", "pdf.fonttype": 42, **_PLAIN_TEXT}
     for ending in endings:
         path = path_stem.with_name(path_stem.name + ending)
         metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[ending]

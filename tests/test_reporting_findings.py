@@ -1,0 +1,140 @@
+"""What a report says first, from scores made by hand: order, verdicts, what few seeds do not allow."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.reporting.findings import EARLY, families, find
+from bench.reporting.findings_tables import comparisons_table, coverage_figures, standings_table
+from bench.statistics.comparison import compare, corrected
+from bench.statistics.episodes import EpisodeReturns
+from bench.statistics.permutation import holm
+from tests.conftest import Bench
+from tests.statistics_helpers import NAN, returns, write_run
+
+
+def group(label: str, level: float, seeds: int = 5, tasks: int = 4, episodes: int = 40) -> EpisodeReturns:
+    """Returns near ``level``, a little different in each episode."""
+    noise = np.random.default_rng(sum(map(ord, label))).uniform(-0.05, 0.05, (seeds, tasks, episodes))
+    return returns(level + noise, label, (0.0, 1.0))
+
+
+def test_the_best_comes_first_with_its_interval_and_the_verdict_on_it() -> None:
+    found = find([group("low", 0.3), group("high", 0.8)])
+    assert [s.label for s in found.standings] == ["high", "low"]
+    assert found.standings[0].better_than == ("low",) and found.standings[1].worse_than == ("high",)
+    assert found.window == (20, 40) and found.tasks == 4
+    first, second = found.sentences
+    pattern = r"Episodes 20-40: high has the highest mean score, 0.80 \(95 % interval 0.79 to 0.8\d\); then low 0.30\."
+    assert re.fullmatch(pattern, first)
+    assert second.startswith("Episodes 20-40: high is better than low by 0.50 (95 % interval ")
+    assert "also with whole runs as the unit" in second
+
+
+def test_equal_algorithms_are_not_told_apart() -> None:
+    one = group("one", 0.5)
+    found = find([one, replace(one, label="other")])
+    assert [s.not_told_from for s in found.standings] == [("other",), ("one",)]
+    assert "no difference can be told" in found.sentences[1]
+
+
+def test_many_algorithms_are_told_by_name_and_all_pairs_are_one_family() -> None:
+    groups = [group(name, level) for name, level in zip("abcde", (0.1, 0.3, 0.5, 0.9, 0.9), strict=True)]
+    found = find(groups)
+    assert len(found.comparisons) == 10
+    assert [c.p_holm for c in found.comparisons] == holm(
+        [c.within_tasks.p_value for c in found.comparisons if c.within_tasks]
+    )
+    best, second = found.standings[:2]
+    assert {best.label, second.label} == {"d", "e"}
+    assert best.better_than == ("a", "b", "c") and best.not_told_from == (second.label,)
+    assert found.sentences[1] == (
+        f"Episodes 20-40: {best.label} is better than a, b and c. That also holds with whole runs as the unit."
+    )
+    assert found.sentences[2] == f"Episodes 20-40: between {best.label} and {second.label} no difference can be told."
+
+
+def test_with_three_seeds_whole_runs_cannot_tell_and_the_sentence_says_so() -> None:
+    groups = [group(name, level, seeds=3) for name, level in zip("abcde", (0.1, 0.3, 0.5, 0.7, 0.9), strict=True)]
+    assert find(groups).sentences[1].endswith("With whole runs as the unit that holds of none.")
+
+
+def test_the_windows_are_the_first_after_exploration_and_the_last_that_both_have() -> None:
+    found = find([group("one", 0.3, episodes=200), group("other", 0.4, episodes=110)])
+    assert [c.window for c in found.comparisons] == [f"{EARLY[0]}-{EARLY[1]}", "90-110"]
+    assert found.window == (90, 110)
+    asked = find([group("one", 0.3, episodes=200), group("other", 0.4, episodes=110)], [(0, 7)])
+    assert [c.window for c in asked.comparisons] == ["0-7"] and asked.window_name == "0-7"
+    short = find([group("one", 0.3, episodes=12), group("other", 0.4, episodes=9)])
+    assert [c.window for c in short.comparisons] == ["0-9"] and short.window == (0, 9)
+
+
+def test_the_numbers_are_those_of_compare() -> None:
+    pair = [group("one", 0.3), group("other", 0.35)]
+    assert list(find(pair).comparisons) == corrected(compare(*pair, [(20, 40)]))
+
+
+def test_one_seed_has_no_interval_and_says_so() -> None:
+    found = find([group("one", 0.3, seeds=1), group("other", 0.8, seeds=1)])
+    assert (
+        found.sentences[0]
+        == "Episodes 20-40: other has the highest mean score, 0.80 (one seed: no interval); then one 0.30."
+    )
+    assert "one seed cannot tell" in found.sentences[1]
+    assert found.warnings[0] == "other and one: one seed says nothing about other seeds: no interval."
+    assert found.power is None
+    table = standings_table(found)
+    assert table is not None
+    assert [row[2:4] for row in table.rows] == [(None, None)] * 2
+    comparisons = comparisons_table(found)
+    assert comparisons is not None and "nan" not in comparisons.to_csv()
+
+
+def test_a_lone_algorithm_has_nothing_to_be_compared_with() -> None:
+    found = find([group("one", 0.3)])
+    assert found.sentences[0].endswith("; there is no other to compare.")
+    assert comparisons_table(found) is None
+
+
+def test_few_seeds_are_warned_of_with_the_coverage_and_the_power_of_these_runs() -> None:
+    found = find([group("one", 0.3, seeds=3), group("other", 0.31, seeds=3)])
+    coverage, power = found.warnings[:2]
+    assert "3 seeds are few: a 95 % interval of the IQM holds the truth 87 % of the time, and 64 %" in coverage
+    assert found.power is not None and found.power_difference == pytest.approx(0.1)
+    assert f"only where it is {found.power.smallest_difference:.2f} or more" in power
+    assert f"To see one of 0.1 takes {found.power.seeds_needed} seeds of each algorithm" in power
+    assert not [
+        line for line in find([group("x", 0.3, seeds=20), group("y", 0.9, seeds=20)]).warnings if "few:" in line
+    ]
+
+
+def test_missing_scores_and_late_algorithms_are_named() -> None:
+    gap = group("gap", 0.3)
+    values = gap.returns.copy()
+    values[2, 1, 30] = NAN
+    found = find([replace(gap, returns=values), group("whole", 0.8), group("late", 0.8, episodes=25)])
+    assert any("gap: seed 2 has no score on task 1" in line for line in found.warnings)
+    assert found.sentences[-1] == "Not in the order above, for want of complete episodes 20-40: late."
+
+
+def test_each_preset_and_task_distribution_is_told_alone() -> None:
+    one = group("one", 0.3)
+    parts = families([one, replace(one, env="f"), replace(one, preset="paper"), replace(one, label="two")])
+    assert [[(g.env, g.preset, g.label) for g in part] for part in parts] == [
+        [("e", "paper", "one")],
+        [("e", "quick", "one"), ("e", "quick", "two")],
+        [("f", "quick", "one")],
+    ]
+
+
+def test_the_coverage_figures_are_the_shipped_simulation(bench: Bench, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / f"a{seed}", [0.1, 0.4 + 0.1 * seed], seed=seed)
+    shown = bench("power", tmp_path).out
+    for row in coverage_figures().texts():
+        assert any(all(f" {cell} " in line for cell in row) for line in shown.splitlines()), row
