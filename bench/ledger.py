@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, unknown_name
-from bench.files import read_sealed_json, storage_errors, write_sealed_json
+from bench.files import read_sealed_json, replace_text, storage_errors, write_sealed_json
 from bench.graph import Estimate, StageGraph, StageNode, look_for
 from bench.node_records import SWEEPS_FOLDER, now, sweep_folder
 from bench.plan import request_from_json
@@ -59,6 +60,25 @@ class Ledger:
         with storage_errors(f"write {folder / LEDGER}"):
             folder.mkdir(parents=True, exist_ok=True)
             write_sealed_json(folder / LEDGER, content)
+
+    @contextmanager
+    def written(self, out: Path) -> Iterator[None]:
+        """Make this the ledger for what is done inside; if that is refused, everything is as it was.
+
+        Written before rather than after: whatever is killed in between, the sweep is known. Raises ``StorageError``.
+        """
+        path = sweep_folder(out, self.sweep) / LEDGER
+        before = path.read_text(encoding="utf-8") if path.exists() else None
+        self.write(out)
+        try:
+            yield
+        except UserError:
+            with storage_errors(f"restore {path}"):
+                if before is None:
+                    path.unlink()
+                else:
+                    replace_text(path, before)
+            raise
 
 
 def read_ledger(out: Path, sweep: str) -> Ledger:

@@ -22,12 +22,9 @@ from bench.plan import PlannedStage
 from bench.progress import Reporter, duration_text
 from bench.rows import EPISODES_TABLE, METRICS_LOG, StageLog, read_log, write_table
 from bench.signals import StopRequest
-from bench.store import FAILURE, ArtefactStore, Machine
+from bench.store import FAILURE, SOON_MADE_AGAIN_SECONDS, ArtefactStore, Machine
 from envs.core import TaskDistribution
 from envs.randomness import key_to_integer
-
-_SOON_DONE_AGAIN_SECONDS = 1.0
-"""Work that is not worth the last checkpoint: five files synced to disk can take longer than it did."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ class _Attempt:
             self.runner.reporter.update(stage.progress)
             if stage.finished:
                 # Writing the artefact may fail (full disk): then only that has to be done again, or a moment's work.
-                if time.monotonic() - self.saved >= min(self.runner.checkpoint_seconds, _SOON_DONE_AGAIN_SECONDS):
+                if time.monotonic() - self.saved >= min(self.runner.checkpoint_seconds, SOON_MADE_AGAIN_SECONDS):
                     self._save(stage, log)
             elif self.runner.stop.requested:
                 self._save(stage, log)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -28,10 +28,14 @@ from bench.node_records import DONE, FAILED, INTERRUPTED, RUNNING, NodeRecord, r
 from bench.store import ARTEFACTS_FOLDER, RUN_LOCK, ArtefactStore
 from bench.tables import make_console, print_table
 
+if TYPE_CHECKING:
+    from slurm.states import ClusterNode
+
 PENDING, STOPPED, PREEMPTED, BLOCKED, CANCELLED = "pending", "stopped", "preempted", "blocked", "cancelled"
 STATES = (DONE, RUNNING, PENDING, PREEMPTED, INTERRUPTED, STOPPED, FAILED, BLOCKED, CANCELLED)
 """``interrupted`` was asked to stop and is saved; ``stopped`` was killed; ``blocked`` needs one that failed."""
 
+CLUSTER_SAYS = "the cluster says "
 _WATCH_SECONDS = 2.0
 _SHOWN_NODES = 40
 """Nodes that need a look are listed up to this many; ``--json`` has all."""
@@ -107,7 +111,7 @@ def read_status(out: Path, sweep: str) -> SweepStatus:
     """
     ledger = read_ledger(out, sweep)
     folder = sweep_folder(out, sweep)
-    cluster = _cluster_states(folder) if ledger.executor == SLURM else {}
+    cluster = _cluster_nodes(folder) if ledger.executor == SLURM else {}
     store = ArtefactStore(out / ARTEFACTS_FOLDER)
     wanted = {node.name for node in ledger.graph.missing()}
     nodes: dict[str, NodeStatus] = {}
@@ -118,15 +122,15 @@ def read_status(out: Path, sweep: str) -> SweepStatus:
         record = read_record(folder, node.name)
         status = _status(node, record, cluster.get(node.name), store, out)
         nodes[node.name] = _blocked(node, status, nodes) or status
-    queued = any(state in (RUNNING, PENDING, PREEMPTED) for state in cluster.values())
+    queued = any(known.state in (RUNNING, PENDING, PREEMPTED) for known in cluster.values())
     runs = any(node.state == RUNNING for node in nodes.values())
     return SweepStatus(ledger, nodes, queued or runs or lock_holder(folder / LOCK) is not None)
 
 
-def _cluster_states(folder: Path) -> Mapping[str, str]:
-    from slurm.states import node_states
+def _cluster_nodes(folder: Path) -> Mapping[str, ClusterNode]:
+    from slurm.states import cluster_nodes
 
-    return node_states(folder)
+    return cluster_nodes(folder)
 
 
 def _blocked(node: StageNode, status: NodeStatus, before: Mapping[str, NodeStatus]) -> NodeStatus | None:
@@ -140,19 +144,21 @@ def _blocked(node: StageNode, status: NodeStatus, before: Mapping[str, NodeStatu
 
 
 def _status(
-    node: StageNode, record: NodeRecord | None, cluster: str | None, store: ArtefactStore, out: Path
+    node: StageNode, record: NodeRecord | None, known: ClusterNode | None, store: ArtefactStore, out: Path
 ) -> NodeStatus:
+    cluster = None if known is None else known.state
+    said = f"{CLUSTER_SAYS}{known.said}" if known is not None and known.said else ""
     if record is None:
         state = cluster if cluster in STATES and cluster != DONE else PENDING
-        return NodeStatus(node.name, node.stage, state or PENDING)
+        return NodeStatus(node.name, node.stage, state or PENDING, reason=said)
     state, reason = record.status, record.last_line
     if state == RUNNING and not _is_held(node, store, out):
         state = STOPPED
         reason = record.gone_text
     if cluster == FAILED and state != FAILED:
-        return NodeStatus(node.name, node.stage, FAILED, reason=reason or "the cluster ended its job")
+        return NodeStatus(node.name, node.stage, FAILED, reason="; ".join(filter(None, (reason, said))))
     if cluster in (RUNNING, PENDING, PREEMPTED, CANCELLED) and not (cluster == PENDING and state == RUNNING):
-        state, reason = cluster, "" if cluster != CANCELLED else reason
+        state, reason = cluster, said if cluster != CANCELLED else "; ".join(filter(None, (reason, said)))
     if state == PENDING and record.status == INTERRUPTED:
         state = PREEMPTED  # It has begun, was interrupted, and waits in the queue to go on.
     elif state == DONE:
@@ -227,6 +233,16 @@ def _watch(out: Path, sweep: str) -> None:
             time.sleep(_WATCH_SECONDS)
 
 
+def _queue_text(status: SweepStatus) -> str:
+    """Why the cluster lets nodes wait, and how many: ``12 PENDING (Dependency), 3 PENDING (Resources)``."""
+    waiting = Counter(
+        node.reason.removeprefix(CLUSTER_SAYS)
+        for node in status.nodes.values()
+        if node.state in (PENDING, PREEMPTED) and node.reason.startswith(CLUSTER_SAYS)
+    )
+    return ", ".join(f"{count} {said}" for said, count in waiting.items())
+
+
 def _counts_text(status: SweepStatus) -> str:
     return ", ".join(f"{count} {state}" for state, count in status.counts.items())
 
@@ -235,6 +251,8 @@ def _tables(status: SweepStatus) -> list[Table | str]:
     ledger = status.ledger
     parts: list[Table | str] = [f"{ledger.sweep}: {ledger.title}; {_counts_text(status)}"]
     parts += [f"left out: {line}" for line in ledger.left_out]
+    if queue := _queue_text(status):
+        parts.append(f"in the cluster's queue: {queue}")
     runs = Table(title="Runs", title_justify="left", title_style="bold")
     stages = list(dict.fromkeys(node.stage for node in ledger.graph.nodes.values() if node.stage != REPORT))
     for column in ("run", "state", *stages):

@@ -30,6 +30,8 @@ MANIFEST = "manifest.json"
 FAILURE = "failure.json"
 """In the partial folder of a stage that failed: its error and traceback."""
 FORMAT = 1
+SOON_MADE_AGAIN_SECONDS = 1.0
+"""Work of less time than this is not worth waiting for the disk: five files synced can take longer than it did."""
 _BUILD_FOLDER = "artefact"
 
 
@@ -99,7 +101,9 @@ class ArtefactStore:
     ) -> dict[str, Any]:
         """Make the build folder the finished artefact: write the manifest, sync everything, rename.
 
-        ``seconds`` is the wall time the stage took over all its attempts. Returns the manifest.
+        ``seconds`` is the wall time the stage took over all its attempts. A stage of less than a second is not synced:
+        waiting for the disk can take longer than making it again, and if the power fails before the system has written
+        it, its checksums tell. Returns the manifest.
         """
         name = stage.artefact_name
         build = self.partial_folder(name) / _BUILD_FOLDER
@@ -120,11 +124,14 @@ class ArtefactStore:
             "metrics": dict(metrics),
             "files": {path.relative_to(build).as_posix(): sha256_of_file(path) for path in files},
         }
-        for path in files:
-            sync_file(path)
-        write_sealed_json(build / MANIFEST, manifest)
+        durable = seconds >= SOON_MADE_AGAIN_SECONDS
+        if durable:
+            for path in files:
+                sync_file(path)
+        write_sealed_json(build / MANIFEST, manifest, sync=durable)
         build.rename(self.folder(name))
-        sync_file(self.root)
+        if durable:
+            sync_file(self.root)
         self.remove_partial(name)
         return manifest
 

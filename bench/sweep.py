@@ -22,10 +22,11 @@ from bench.ledger import LOCAL, LOCK, SLURM, Ledger
 from bench.local_executor import default_parallel, run_locally
 from bench.locks import LockHeldError, lock_file, lock_process
 from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair, why_impossible
-from bench.node_records import sweep_folder
+from bench.node_records import DONE, FAILED, sweep_folder
 from bench.plan import RunPlan, RunRequest, plan_run
 from bench.progress import duration_text
 from bench.run import RunOptions
+from bench.status import STOPPED, read_status
 from bench.sweep_file import SweepSpec, load_sweep
 from bench.sweep_view import make_view
 from bench.tables import print_table
@@ -162,12 +163,29 @@ def _run_here(ledger: Ledger, graph: StageGraph, options: SweepOptions) -> None:
 def _submit(ledger: Ledger, graph: StageGraph, options: SweepOptions) -> None:
     from slurm import executor
 
-    ledger.write(options.run.out)
-    for line in executor.submit(graph, ledger.sweep, options.run, options.profile, options.max_parallel):
-        print(line)
+    executor.check(options.profile)
+    with ledger.written(options.run.out):
+        lines = executor.submit(graph, ledger.sweep, options.run, options.profile, options.max_parallel)
+    print("\n".join(lines))
     print(f"{_command('status', ledger, options)} shows how far it is")
     if options.wait:
         executor.wait(ledger.sweep, options.run.out)
+        _say_how_it_ended(ledger, graph, options)
+
+
+def _say_how_it_ended(ledger: Ledger, graph: StageGraph, options: SweepOptions) -> None:
+    """Print where the nodes of ``graph`` stand. Raises ``StageFailedError`` unless all of them are done."""
+    nodes = [node for node in read_status(options.run.out, ledger.sweep).nodes.values() if node.name in graph.nodes]
+    for node in nodes:
+        if node.state in (FAILED, STOPPED):
+            print(f"{node.state}: {node.name}: {node.reason}")
+    counts = Counter(node.state for node in nodes)
+    print(f"{ledger.sweep}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
+    if set(counts) != {DONE}:
+        why, again = _command("status", ledger, options), _command("retry", ledger, options)
+        raise StageFailedError(
+            f"{len(nodes) - counts[DONE]} of {len(nodes)} are not done; {why} --failed shows why, {again} tries again"
+        )
 
 
 def _command(name: str, ledger: Ledger, options: SweepOptions) -> str:

@@ -73,6 +73,7 @@ def submit(
         with lock_file(folder / FOLDER / _LOCK, wait=False):
             _drop_cut_off(folder)
             alive = _alive_arrays(folder)
+            _cancel_orphans(folder, graph, alive)
             nodes = [node for node in graph.missing() if node.name not in alive]
             if not nodes:
                 return [f"nothing to submit: {len(alive)} stages are in the queue" if alive else "nothing to submit"]
@@ -122,6 +123,26 @@ def _alive_arrays(folder: Path) -> dict[str, str]:
     return {
         node: job.array.job_id for node, job in jobs.items() if states[node] in ALIVE and job.array.job_id is not None
     }
+
+
+def _cancel_orphans(folder: Path, graph: StageGraph, alive: dict[str, str]) -> None:
+    """Cancel jobs that wait for an input that no job will make any more, and take their nodes out of ``alive``.
+
+    They would start when the old job of the input has ended, and not find it, while a new job makes it.
+    """
+    jobs = node_jobs(folder)
+    missing = graph.missing()
+    orphans = {""}
+    while orphans:
+        lost = {node.name for node in missing if node.name not in alive}
+        orphans = {
+            jobs[node.name].task_id or ""
+            for node in missing
+            if node.name in alive and any(name in lost for name in node.inputs)
+        }
+        cancel_jobs(sorted(orphans))
+        for name in [name for name in alive if jobs[name].task_id in orphans]:
+            del alive[name]
 
 
 def _drop_cut_off(folder: Path) -> None:

@@ -42,6 +42,13 @@ class JobState:
     """Slurm's word for it, for example ``OUT_OF_MEMORY``."""
     held: bool = False
     """Waits until somebody releases it."""
+    reason: str = ""
+    """Slurm's word for why it waits or has ended, for example ``Resources``; empty where it gives none."""
+
+    @property
+    def said(self) -> str:
+        """All that Slurm says of it: ``PENDING (Resources)``."""
+        return f"{self.word} ({self.reason})" if self.reason else self.word
 
 
 Answer = Iterator[tuple[str, str, JobState]]
@@ -79,11 +86,11 @@ def _is_ours(array: JobArray | None, name: str) -> bool:
 
 
 def _from_sacct(ids: list[str]) -> Answer:
-    fields = "JobID,JobName,State"
+    fields = "JobID,JobName,State,Reason"
     for line in call(["sacct", "-X", "-n", "-P", "-o", fields, "-j", ",".join(ids)]).splitlines():
-        job_id, name, word = line.split("|")
+        job_id, name, word, reason = line.split("|", 3)
         for task_id in expand_ids(job_id):
-            yield task_id, name, _job_state(word)
+            yield task_id, name, _job_state(word, reason)
 
 
 def _from_scontrol(ids: list[str]) -> Answer:
@@ -118,7 +125,7 @@ def _job_state(word: str, reason: str = "", restarts: int = 0) -> JobState:
     if reason == "DependencyNeverSatisfied":
         state = CANCELLED
     held = state in (PENDING, PREEMPTED) and ("held" in reason.lower() or word == "REQUEUE_HOLD")
-    return JobState(state, word, held)
+    return JobState(state, word, held, "" if reason == "None" else reason)
 
 
 def expand_ids(shown: str) -> Iterator[str]:
@@ -158,17 +165,34 @@ def node_jobs(sweep_folder: Path) -> dict[str, NodeJob]:
     return found
 
 
-def node_states(sweep_folder: Path) -> dict[str, str]:
-    """State of every node that was submitted: a state of ``JobState``, or ``unknown``.
+@dataclass(frozen=True)
+class ClusterNode:
+    """What the cluster knows of a node."""
+
+    state: str
+    """A state of ``JobState``, or ``unknown``."""
+    said: str
+    """In Slurm's own words, of the job that was to compute it; empty when Slurm has forgotten the job."""
+
+
+def cluster_nodes(sweep_folder: Path) -> dict[str, ClusterNode]:
+    """Every node that was submitted.
 
     Of the nodes that one job computes one after another, those that it has not begun are pending.
     """
     jobs = node_jobs(sweep_folder)
     states = job_states({job.array.name: job.array for job in jobs.values()}.values())
-    return {
-        node: _node_state(states.get(job.task_id or ""), _own_record(sweep_folder, node, job))
-        for node, job in jobs.items()
-    }
+    found = {}
+    for node, job in jobs.items():
+        job_state = states.get(job.task_id or "")
+        state = _node_state(job_state, _own_record(sweep_folder, node, job))
+        found[node] = ClusterNode(state, "" if job_state is None else job_state.said)
+    return found
+
+
+def node_states(sweep_folder: Path) -> dict[str, str]:
+    """State of every node that was submitted, as in ``cluster_nodes``."""
+    return {node: known.state for node, known in cluster_nodes(sweep_folder).items()}
 
 
 def _own_record(sweep_folder: Path, node: str, job: NodeJob) -> str | None:

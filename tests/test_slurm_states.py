@@ -46,7 +46,7 @@ def test_ranges_of_an_array_are_expanded(shown: str, ids: list[str]) -> None:
     ],
 )
 def test_slurms_words(word: str, reason: str, restarts: int, state: str, held: bool) -> None:
-    assert _job_state(word, reason, restarts) == JobState(state, word.split()[0].rstrip("+"), held)
+    assert _job_state(word, reason, restarts) == JobState(state, word.split()[0].rstrip("+"), held, reason)
 
 
 @pytest.mark.parametrize(

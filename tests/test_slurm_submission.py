@@ -109,6 +109,7 @@ def test_an_unknown_partition_leaves_nothing_in_the_queue(
     assert queue() == []
     arrays = [array for known in read_submissions(sweep_folder(tmp_path, "toys-smoke")) for array in known.arrays]
     assert len(arrays) == (3 if where else 1) and all(array.dropped for array in arrays)
+    assert bench("status", "toys-smoke", "--out", tmp_path).code == 2  # Nothing of it is known.
     slurm.open_queue(True)
     assert bench(*asked, "--profile", write_profile(tmp_path), "--dry-run").code == 0
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench.node_records import RUNNING, read_record, sweep_folder
+from bench.node_records import RUNNING, NodeRecord, read_record, sweep_folder
+from bench.statistics.episodes import load_episodes
 from bench.store import ARTEFACTS_FOLDER
 from slurm.snapshot import snapshot_code
-from slurm.states import node_states
+from slurm.states import node_jobs, node_states
 from tests.conftest import Bench
 from tests.slurm_helpers import MiniSlurm, assert_same_artefacts, wait_until, write_profile, write_toy_sweep
 
@@ -110,6 +114,61 @@ def test_cancel_stops_this_sweep_alone_and_running_again_goes_on(
     assert attempts(folder)[fit] == 2
     assert bench("sweep", sweep, "--preset", "smoke", "--out", here).code == 0
     assert_same_artefacts(out, here, artefacts(here))
+
+
+def test_a_killed_stage_is_told_in_the_clusters_words_and_its_run_keeps_a_row_of_it(
+    slurm: MiniSlurm, bench: Bench, tmp_path: Path
+) -> None:
+    """As where memory runs out: the process has no time to say anything."""
+    out = tmp_path / "out"
+    sweep = write_toy_sweep(tmp_path, seeds=[0], fit__updates=400, fit__pause_seconds=0.05)
+    asked = ["sweep", str(sweep), "--preset", "smoke", "--out", str(out), "--executor", "slurm", "--wait"]
+    asked += ["--profile", write_profile(tmp_path)]
+    waiting = subprocess.Popen([sys.executable, "-m", "bench", *asked], stderr=subprocess.PIPE, text=True)
+    folder = sweep_folder(out, "toys-smoke")
+
+    def fit_record() -> NodeRecord | None:
+        names = [node for node in node_states(folder) if node.startswith("fit")]
+        record = read_record(folder, names[0]) if names else None
+        return record if record is not None and record.status == RUNNING else None
+
+    wait_until(fit_record, 90, "the fit stage running")
+    killed = fit_record()
+    assert killed is not None
+    os.kill(killed.pid, signal.SIGKILL)
+    _, error = waiting.communicate(timeout=120)
+    assert waiting.returncode == 1
+    assert "3 of 4 are not done" in error and error.count("\n") == 1
+    status = json.loads(bench("status", "toys-smoke", "--out", out, "--json").out)
+    (node,) = (node for node in status["nodes"] if node["name"] == killed.node)
+    assert node["state"] == "failed"
+    assert re.search(r"gone without a word: .*; the cluster says FAILED", node["reason"]), node["reason"]
+    (left,) = load_episodes([out]).excluded
+    assert re.search(r"toy-toy-line-smoke-s0-\w+$", left.run)
+    assert re.match(r"failed: pid \d+ on .* is gone without a word", left.reason)
+    assert bench(*asked).code == 0
+    assert load_episodes([out]).excluded == ()
+
+
+def test_what_waits_for_a_job_that_has_gone_is_submitted_again_with_it(
+    slurm: MiniSlurm, bench: Bench, tmp_path: Path
+) -> None:
+    slurm.open_queue(False)
+    asked = ("sweep", write_toy_sweep(tmp_path), "--preset", "smoke", "--out", tmp_path / "out", "--executor", "slurm",
+             "--profile", write_profile(tmp_path))  # fmt: skip
+    assert bench(*asked).code == 0
+    folder = sweep_folder(tmp_path / "out", "toys-smoke")
+    before = node_jobs(folder)
+    gone = next(node for node in before if node.startswith("fit"))
+    subprocess.run(["scancel", before[gone].task_id or ""], check=True, timeout=60)
+    assert bench(*asked).code == 0
+    after = node_jobs(folder)
+    renewed = {node for node in after if after[node].task_id != before[node].task_id}
+    assert len(renewed) == 3 and gone in renewed  # The fit, its adapt and its report.
+    states = node_states(folder)
+    assert set(states.values()) == {"pending"}
+    slurm.cancel_all()
+    slurm.open_queue(True)
 
 
 def test_a_job_can_submit_a_sweep(slurm: MiniSlurm, tmp_path: Path) -> None:
