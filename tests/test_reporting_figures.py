@@ -28,6 +28,7 @@ from bench.reporting.model import Made, ReportFigure, ReportInputs
 from bench.reporting.palette import look_of_algorithm
 from bench.reporting.save import save_figure
 from bench.statistics.curves import efficiency_curve
+from envs.registry import task_distribution
 from tests.conftest import ROOT
 from tests.statistics_helpers import write_run
 
@@ -74,14 +75,15 @@ def test_every_figure_of_the_shipped_runs_is_drawn_and_saved(shipped: ReportInpu
         assert len(figure.title) > 10 and len(figure.alt) > 40
         if not figure.name.startswith("tasks"):
             assert "3 seeds" in figure.caption or "3 seeds" in figure.alt, figure.name
-        written = save_figure(figure.draw(), tmp_path / figure.name)
-        heads = [path.read_bytes()[:5] for path in written]
-        assert (heads[0][1:4], heads[1], heads[2]) == (b"PNG", b"<?xml", b"%PDF-")
+        (written,) = save_figure(figure.draw(), tmp_path / figure.name, [".png"])
+        assert written.read_bytes().startswith(b"\x89PNG")
     assert any(line.startswith("figure11 ") for line in made.missing)
 
 
-def test_equal_figures_are_equal_files(shipped: ReportInputs, tmp_path: Path) -> None:
+def test_a_figure_has_three_forms_and_equal_figures_are_equal_files(shipped: ReportInputs, tmp_path: Path) -> None:
     figure = interval_figures(shipped).items[0]
+    heads = [path.read_bytes()[:5] for path in save_figure(figure.draw(), tmp_path / figure.name)]
+    assert (heads[0][1:4], heads[1], heads[2]) == (b"PNG", b"<?xml", b"%PDF-")
     first, second = (save_figure(figure.draw(), tmp_path / name) for name in ("one", "two"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     with pytest.raises(UserError, match=r"cannot be written as '\.gif'; valid: \.png, \.svg, \.pdf"):
@@ -233,3 +235,15 @@ def test_the_score_axis_of_an_unknown_task_distribution_is_open(tmp_path: Path) 
     (axes,) = figure.draw().axes
     assert axes.get_ylabel() == "return"
     assert axes.get_ylim()[0] < 2 < axes.get_ylim()[1]
+
+
+def test_a_lowest_score_that_no_learner_is_near_does_not_flatten_the_curve(tmp_path: Path) -> None:
+    low, high = task_distribution("pendulum").score_range
+    assert low < -2000 and high == 0
+    for seed in (0, 1):
+        write_run(tmp_path / f"s{seed}", [-150.0, -250.0], episodes=60, seed=seed, env="pendulum")
+    inputs = load_inputs([tmp_path])
+    (axes,) = other_learning_figures(inputs).items[0].draw().axes
+    assert -260 < axes.get_ylim()[0] < -200 and 0 < axes.get_ylim()[1] < 10
+    (axes,) = profile_figures(inputs).items[0].draw().axes
+    assert -270 < axes.get_xlim()[0] < -250
