@@ -23,6 +23,7 @@ from bench.reporting.figures.aggregates import improvement_figures, interval_fig
 from bench.reporting.figures.cost import cost_figures
 from bench.reporting.figures.meta_training import meta_training_figures
 from bench.reporting.figures.studies import other_learning_figures, study_figures
+from bench.reporting.figures.task_distributions import task_figures
 from bench.reporting.inputs import load_inputs
 from bench.reporting.model import Made, ReportFigure, ReportInputs
 from bench.reporting.palette import look_of_algorithm
@@ -247,3 +248,22 @@ def test_a_lowest_score_that_no_learner_is_near_does_not_flatten_the_curve(tmp_p
     assert -260 < axes.get_ylim()[0] < -200 and 0 < axes.get_ylim()[1] < 10
     (axes,) = profile_figures(inputs).items[0].draw().axes
     assert -270 < axes.get_xlim()[0] < -250
+
+
+def test_the_maps_show_every_goal_of_every_split(shipped: ReportInputs) -> None:
+    figure = figure_named(task_figures(shipped), "tasks-maze")
+    panels = {axes.get_title().splitlines()[0]: axes for axes in figure.draw().axes if axes.get_title()}
+    assert list(panels) == [
+        "maze = maze-hard", "maze-20", "maze-10", "maze-top-top", "maze-top-bottom", "maze-easy", "maze-medium",
+    ]  # fmt: skip
+    released = pd.read_csv(ROOT / "envs/maze/data/maze_goals.csv")
+    for name, splits in {"maze-10": ("train-10", "target"), "maze-top-bottom": ("train-top", "target-bottom")}.items():
+        for points_drawn, split in zip(panels[name].collections, splits, strict=True):
+            goals = released[released["split"] == split][["x", "y"]].to_numpy()
+            assert sorted(map(tuple, np.asarray(points_drawn.get_offsets()))) == sorted(map(tuple, goals))
+
+
+def test_the_kitchens_orders_are_drawn_task_by_task(shipped: ReportInputs) -> None:
+    (axes,) = figure_named(task_figures(shipped), "tasks-kitchen").draw().axes
+    assert len(axes.lines) == 4 * (23 + 10)
+    assert {text.get_text() for text in axes.texts} == {"training tasks (23)", "target tasks (10)"}
