@@ -11,8 +11,10 @@ import imageio.v2 as imageio
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from bench.curve import draw_curve
+from bench.reporting.palette import look_of_algorithm
 from bench.results import (
     exploration_episodes,
     learning_curve,
@@ -136,10 +138,11 @@ def test_curves_of_negative_returns_are_drawn_where_they_are(tmp_path: Path, ben
     draw_curve(table, (-3000.0, 0.0), "negative", tmp_path / "curve.png")
     write_run(tmp_path / "run", table)
     assert bench("plot", tmp_path, "-o", tmp_path / "plot.png").code == 0
-    for name in ("curve", "plot"):
-        image = imageio.imread(tmp_path / f"{name}.png")[..., :3].astype(int)
-        blue_rows = np.flatnonzero((image[..., 2] - image[..., 0] > 100).any(axis=1))
-        assert blue_rows.max() - blue_rows.min() > len(image) / 2, f"{name}: the curve is flat"
+    for name, colour in (("curve", "#0072B2"), ("plot", look_of_algorithm("a").colour)):
+        image = imageio.imread(tmp_path / f"{name}.png")[..., :3] / 255
+        lines = image[: int(0.8 * len(image))]  # above the legend, which has a line of this colour, too
+        rows_of_curve = np.flatnonzero((np.abs(lines - to_rgb(colour)).max(axis=2) < 0.05).any(axis=1))
+        assert rows_of_curve.max() - rows_of_curve.min() > len(image) / 3, f"{name}: the curve is flat"
 
 
 def test_runs_are_drawn_beside_published_curves(tmp_path: Path, bench: Bench) -> None:

@@ -17,7 +17,7 @@ from algorithms.registry import algorithm_entries
 _OWN_COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
-_OTHER_COLOURS = ("#0b3c5d", "#1a1a1a", "#5f7a00", "#c2185b", "#00796b", "#5d1451")
+_OTHER_COLOURS = ("#000000", "#4000e0", "#004060", "#402000", "#200060", "#404040")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", ">", "h", "*")
 _OWN_PACKAGE = "algorithms."
 LineStyle = str | tuple[int, tuple[int, ...]]

@@ -75,6 +75,22 @@ def draw_progress(
     save_figure(figure, path)
 
 
+def draw_orders(columns: Sequence[tuple[str, Sequence[Task]]], axes: Axes) -> None:
+    """The tasks of each (name, tasks) as rows of four marks, the subtasks in the order in which they are asked for."""
+    gap = 6
+    seen: set[int] = set()
+    for column, (name, tasks) in enumerate(columns):
+        for row, task in enumerate(tasks):
+            for place, subtask in enumerate(subtasks_of(task.spec)):
+                label = "_again" if subtask in seen else SUBTASK_NAMES[subtask]
+                seen.add(subtask)
+                axes.plot(gap * column + place, row, **_mark(subtask), markersize=7, label=label)
+        axes.text(gap * column + 1.5, -1.2, f"{name} ({len(tasks)})", ha="center", fontsize=8)
+    axes.set_ylim(max(len(tasks) for _, tasks in columns) - 0.4, -2.0)
+    axes.margins(x=0.08)
+    axes.set_axis_off()
+
+
 def draw_data_coverage(trajectories: Trajectories, path: Path) -> None:
     """Write a PNG: how many trajectories complete each subtask, their lengths, and which subtask follows which."""
     from matplotlib.ticker import MaxNLocator

@@ -69,20 +69,34 @@ def draw_goals(
     panels: Sequence[tuple[str, Sequence[Cell], Sequence[Cell]]],
     path: Path,
 ) -> None:
-    """Write a PNG with a map per (name, training goals, target goals): green, red, yellow cross at the start."""
+    """Write a PNG with a map per (name, training goals, target goals): ``draw_goals_on``."""
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     figure, all_axes = _new_panels(rows, columns, panel_inches=3.1)
     for axes in all_axes[len(panels) :]:
         axes.set_axis_off()
     for axes, (name, train_goals, target_goals) in zip(all_axes, panels, strict=False):
-        _draw_map(axes, layout)
-        for goals, colour in ((train_goals, _TRAIN), (target_goals, _TARGET)):
-            xs, ys = np.transpose(goals)
-            axes.scatter(xs, ys, s=34, color=colour, edgecolor="white", linewidth=0.6, zorder=4)
-        _draw_start(axes, start_position)
+        draw_goals_on(layout, start_position, train_goals, target_goals, axes)
         axes.set_title(f"{name}\n{len(train_goals)} training, {len(target_goals)} target goals", fontsize=9)
     save_figure(figure, path)
+
+
+def draw_goals_on(
+    layout: Layout,
+    start_position: tuple[float, float],
+    train_goals: Sequence[Cell],
+    target_goals: Sequence[Cell],
+    axes: Axes,
+) -> None:
+    """One map with its goals: training tasks are circles, target tasks squares, so that not only colour tells them."""
+    _draw_map(axes, layout)
+    for goals, colour, marker, label in (
+        (train_goals, _TRAIN, "o", "training goal"),
+        (target_goals, _TARGET, "s", "target goal"),
+    ):
+        xs, ys = np.transpose(goals)
+        axes.scatter(xs, ys, s=34, color=colour, marker=marker, edgecolor="white", linewidth=0.6, zorder=4, label=label)
+    _draw_start(axes, start_position)
 
 
 def draw_coverage(
@@ -134,8 +148,11 @@ def _draw_map(axes: Axes, layout: Layout) -> None:
 
 
 def _draw_start(axes: Axes, start_position: tuple[float, float]) -> None:
-    for colour, width, size in (("#3a3200", 4.2, 9.0), (_START, 2.4, 8.0)):
-        axes.plot(*start_position, "x", color=colour, markersize=size, markeredgewidth=width, zorder=6)
+    for colour, width, size, label in (("#3a3200", 4.2, 9.0, "_outline"), (_START, 2.4, 8.0, "start")):
+        axes.plot(
+            *start_position, "x", color=colour, markersize=size, markeredgewidth=width, zorder=6, label=label,
+            linestyle="none",
+        )  # fmt: skip
 
 
 def _circle(x: float, y: float, radius: float, colour: Any) -> Any:

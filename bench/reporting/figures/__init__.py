@@ -6,6 +6,7 @@ from bench.reporting.figures.aggregates import improvement_figures, interval_fig
 from bench.reporting.figures.cost import cost_figures
 from bench.reporting.figures.meta_training import meta_training_figures
 from bench.reporting.figures.studies import other_learning_figures, study_figures
+from bench.reporting.figures.task_distributions import task_figures
 from bench.reporting.model import FigureFamily, Made, ReportFigure, ReportInputs
 
 ALL_FIGURES: tuple[FigureFamily, ...] = (
@@ -16,6 +17,7 @@ ALL_FIGURES: tuple[FigureFamily, ...] = (
     improvement_figures,
     cost_figures,
     meta_training_figures,
+    task_figures,
 )
 """In the order of a report."""
 

@@ -184,11 +184,13 @@ def _profile_figure(windows: WindowSet) -> ReportFigure:
 
 
 def _thresholds(windows: WindowSet) -> FloatArray:
-    known = next((matrix.score_range for matrix in windows.scores.values()), None)
-    if known is None:
-        values = [matrix.values for matrix in windows.scores.values()]
-        known = (min(float(np.nanmin(v)) for v in values), max(float(np.nanmax(v)) for v in values))
-    return np.linspace(*known, THRESHOLDS)
+    """Over the possible scores; from the lowest there is where that is not known, or negative and so never near."""
+    values = np.concatenate([matrix.values.ravel() for matrix in windows.scores.values()])
+    lowest, highest = float(np.nanmin(values)), float(np.nanmax(values))
+    known = next(iter(windows.scores.values())).score_range
+    if known is not None:
+        lowest, highest = (known[0] if known[0] >= 0 else lowest), known[1]
+    return np.linspace(lowest, highest, THRESHOLDS)
 
 
 def _draw_profiles(windows: WindowSet, profiles: Mapping[str, Profile]) -> Figure:

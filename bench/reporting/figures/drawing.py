@@ -61,13 +61,18 @@ def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> N
 
 
 def set_score_axis(axes: Axes, group: EpisodeReturns, axis: str = "y", prefix: str = "") -> None:
-    """The whole range of possible scores on an axis, with what a score counts; open upwards where it is not known."""
-    label = prefix + score_name(group)
+    """The whole range of possible scores on an axis, with what a score counts; call it once all is drawn.
+
+    Open where the range is not known. A negative lowest score is a bound that no learner is near (where rewards are
+    never negative it is 0): there the axis begins at what is drawn.
+    """
     limits: tuple[float | None, float | None] = (None, None)
     if group.score_range is not None:
         low, high = group.score_range
+        if low < 0:
+            low = max(low, float(axes.dataLim.ymin if axis == "y" else axes.dataLim.xmin))
         limits = (low - 0.02 * (high - low), high + 0.02 * (high - low))
-    axes.set(**{f"{axis}label": label, f"{axis}lim": limits})
+    axes.set(**{f"{axis}label": prefix + score_name(group), f"{axis}lim": limits})
 
 
 def score_name(group: EpisodeReturns) -> str:

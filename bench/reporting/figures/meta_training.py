@@ -31,7 +31,7 @@ from bench.reporting.palette import in_order, looks
 from bench.statistics.aggregates import mean
 from bench.statistics.bootstrap import bootstrap, percentile_interval, why_no_interval
 from bench.statistics.curves import EfficiencyCurve
-from bench.statistics.episodes import EpisodeReturns
+from bench.statistics.episodes import EpisodeReturns, FloatArray
 from bench.statistics.improvement import CURVE_REPLICATES
 
 if TYPE_CHECKING:
@@ -91,17 +91,14 @@ def meta_curve(
 
     Bins are of a task's episode numbers, which count the episodes of both phases.
     """
-    parts = [_phase_rows(run, phase) for run in runs]
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat([_phase_rows(run, phase) for run in runs], ignore_index=True)
     if table.empty:
         return None
     longest = int(table["episode"].max()) + 1
     width = min(bin_width(longest), longest)
-    means = table.groupby(["seed", "task", table["episode"] // width])["return"].mean()
-    cube = means.unstack(level=2).reindex(columns=range(longest // width))  # (S x N, P)
-    points, seeds, tasks, notes = [], [], [], []
-    for column in cube:
-        scores = cube[column].unstack(level=1).to_numpy(dtype=float)  # (S, N)
+    cube = _bin_means(table, width)[:, :, : longest // width]  # (S, N, P)
+    points, counts = [], []
+    for place, scores in enumerate(np.moveaxis(cube, 2, 0)):
         scores = scores[~np.isnan(scores).all(axis=1)][:, ~np.isnan(scores).all(axis=0)]
         if not scores.size:
             continue
@@ -109,21 +106,32 @@ def meta_curve(
         if why_no_interval(scores) is None:
             drawn = bootstrap(scores, mean, replicates, np.random.default_rng(seed))
             low, high = (float(end) for end in percentile_interval(drawn))
-        points.append((int(column) * width, float(mean(scores)), low, high))
-        seeds.append(scores.shape[0])
-        tasks.append(scores.shape[1])
-    if tasks and min(tasks) < max(tasks):
-        notes.append(f"bins have {min(tasks)} to {max(tasks)} tasks")
+        points.append((place * width, float(mean(scores)), low, high))
+        counts.append(scores.shape)
     starts, point, lows, highs = np.array(points, dtype=float).reshape(-1, 4).T
-    return EfficiencyCurve(
-        starts.astype(np.int64), width, point, lows, highs, np.array(seeds), np.array(tasks), tuple(notes)
-    )
+    seeds, tasks = np.array(counts, dtype=np.int64).reshape(-1, 2).T
+    uneven = tasks.min() < tasks.max()
+    notes = (f"bins have {tasks.min()} to {tasks.max()} tasks",) if uneven else ()
+    return EfficiencyCurve(starts.astype(np.int64), width, point, lows, highs, seeds, tasks, notes)
 
 
 def _phase_rows(run: LoadedRun, phase: str) -> pd.DataFrame:
     rows = run.rows
     part = rows.loc[(rows["phase"] == phase) & (rows["status"] == "ok"), ["task", "episode", "return"]]
     return part.assign(seed=run.seed)
+
+
+def _bin_means(table: pd.DataFrame, width: int) -> FloatArray:
+    """Mean return of each seed and task in each bin (S, N, P); NaN where there is no episode."""
+    seeds, seed = np.unique(table["seed"].to_numpy(), return_inverse=True)
+    tasks, task = np.unique(table["task"].to_numpy(), return_inverse=True)
+    place = table["episode"].to_numpy() // width
+    shape = (len(seeds), len(tasks), int(place.max()) + 1)
+    flat = np.ravel_multi_index((seed, task, place), shape)
+    size = int(np.prod(shape))
+    counts = np.bincount(flat, minlength=size)
+    sums = np.bincount(flat, weights=table["return"].to_numpy(dtype=float), minlength=size)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).reshape(shape)
 
 
 def meta_figure(name: str, title: str, panels: Sequence[MetaPanel]) -> ReportFigure:

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import algorithms
+import algorithms.registry
 from algorithms.registry import algorithm_entries
 from bench.reporting.model import Column, Made, ReportInputs, ReportTable, Value
 

@@ -1,0 +1,269 @@
+"""Figures: what is drawn is what the rows, rliable and the paper say; every family on the shipped runs.
+
+Numbers are read back from the drawn lines and bars, never from pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from rliable import library, metrics
+
+from bench.errors import UserError
+from bench.reporting.figures import make_figures
+from bench.reporting.figures.aggregates import improvement_figures, interval_figures, profile_figures
+from bench.reporting.figures.cost import cost_figures
+from bench.reporting.figures.meta_training import meta_training_figures
+from bench.reporting.figures.studies import other_learning_figures, study_figures
+from bench.reporting.figures.task_distributions import task_figures
+from bench.reporting.inputs import load_inputs
+from bench.reporting.model import Made, ReportFigure, ReportInputs
+from bench.reporting.palette import look_of_algorithm
+from bench.reporting.save import save_figure
+from bench.statistics.curves import efficiency_curve
+from envs.registry import task_distribution
+from tests.conftest import ROOT
+from tests.statistics_helpers import write_run
+
+SHIPPED = ROOT / "results" / "runs"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> ReportInputs:
+    return load_inputs([SHIPPED])
+
+
+def rows_of(pattern: str) -> pd.DataFrame:
+    """Rows of the shipped runs, read without the code under test."""
+    return pd.concat([pd.read_parquet(path) for path in sorted(SHIPPED.glob(f"{pattern}/episodes.parquet"))])
+
+
+def window_matrix(pattern: str, start: int, stop: int) -> np.ndarray:
+    """Scores (S, N) of target tasks."""
+    rows = rows_of(pattern)
+    inside = rows[rows["phase"].isin(["explore", "adapt"]) & rows["episode"].between(start, stop - 1)]
+    return inside.pivot_table(index="seed", columns="task", values="return").to_numpy()
+
+
+def figure_named(made: Made[ReportFigure], name: str) -> ReportFigure:
+    (found,) = [figure for figure in made.items if figure.name == name]
+    return found
+
+
+def line(axes: Axes, label: str) -> Line2D:
+    (found,) = [line for line in axes.lines if str(line.get_label()).split(" (")[0] == label]
+    return found
+
+
+def points(drawn: Line2D) -> np.ndarray:
+    return np.column_stack([np.asarray(drawn.get_xdata(), dtype=float), np.asarray(drawn.get_ydata(), dtype=float)])
+
+
+def test_every_figure_of_the_shipped_runs_is_drawn_and_saved(shipped: ReportInputs, tmp_path: Path) -> None:
+    made = make_figures(shipped)
+    names = [figure.name for figure in made.items]
+    assert len(names) == len(set(names)) >= 13
+    for figure in made.items:
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", figure.name)
+        assert len(figure.title) > 10 and len(figure.alt) > 40
+        if not figure.name.startswith("tasks"):
+            assert "3 seeds" in figure.caption or "3 seeds" in figure.alt, figure.name
+        (written,) = save_figure(figure.draw(), tmp_path / figure.name, [".png"])
+        assert written.read_bytes().startswith(b"\x89PNG")
+    assert any(line.startswith("figure11 ") for line in made.missing)
+
+
+def test_a_figure_has_three_forms_and_equal_figures_are_equal_files(shipped: ReportInputs, tmp_path: Path) -> None:
+    figure = interval_figures(shipped).items[0]
+    heads = [path.read_bytes()[:5] for path in save_figure(figure.draw(), tmp_path / figure.name)]
+    assert (heads[0][1:4], heads[1], heads[2]) == (b"PNG", b"<?xml", b"%PDF-")
+    first, second = (save_figure(figure.draw(), tmp_path / name) for name in ("one", "two"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    with pytest.raises(UserError, match=r"cannot be written as '\.gif'; valid: \.png, \.svg, \.pdf"):
+        save_figure(figure.draw(), tmp_path / "three", [".gif"])
+
+
+def test_figure_4_shows_the_rows_and_the_papers_curves_on_true_axes(shipped: ReportInputs) -> None:
+    figure = figure_named(study_figures(shipped), "figure4-quick")
+    drawn = figure.draw()
+    paper = pd.read_csv(ROOT / "results/paper/figure4_curves.csv")
+    for axes, env, best, episodes in zip(drawn.axes, ("maze", "kitchen"), (1, 4), (200, 120), strict=True):
+        assert axes.get_title().startswith(f"{env}, quick")
+        assert axes.get_ylim() == pytest.approx((-0.02 * best, 1.02 * best))
+        assert axes.get_xlim() == (0, episodes)
+        assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "linear")
+        for algo, name in (("simpl", "SiMPL"), ("spirl", "SPiRL")):
+            rows = rows_of(f"{algo}-{env}-quick-s*")
+            rows = rows[rows["phase"].isin(["explore", "adapt"])]
+            expected = rows.groupby(rows["episode"] // 10)["return"].mean()
+            shown = points(line(axes, algo))
+            np.testing.assert_allclose(shown[:, 1], expected.to_numpy(), rtol=1e-9)
+            np.testing.assert_allclose(shown[:, 0], 10 * expected.index.to_numpy() + 4.5)
+            colour = look_of_algorithm(algo).colour
+            published = paper[(paper["domain"] == env) & (paper["algorithm"] == name) & (paper["episode"] <= episodes)]
+            (dashed,) = [
+                part for part in axes.lines if part.get_linestyle() == "--" and to_hex(part.get_color()) == colour
+            ]
+            np.testing.assert_allclose(points(dashed), published[["episode", "mean"]].to_numpy())
+        assert [np.asarray(part.get_xdata())[0] for part in axes.lines if part.get_linestyle() == ":"] == [20]
+    assert "pearl-ft" in figure.caption.partition("Not run yet:")[2]
+    assert (
+        f"{rows_of('spirl-maze-quick-s*').query('episode >= 190')['return'].mean():.2f} in episodes 190-200"
+        in figure.alt
+    )
+
+
+def test_the_band_is_the_interval_of_each_bin(shipped: ReportInputs) -> None:
+    axes = figure_named(study_figures(shipped), "figure4-quick").draw().axes[0]
+    (group,) = [group for group in shipped.groups if (group.env, group.label) == ("maze", "spirl")]
+    curve = efficiency_curve(group, 10, "mean")
+    colour = look_of_algorithm("spirl").colour
+    (band,) = [part for part in axes.collections if to_hex(part.get_facecolor()[0]) == colour]
+    outline = band.get_paths()[0].vertices
+    for x, low, high in zip(curve.starts + 4.5, curve.low, curve.high, strict=True):
+        ends = outline[outline[:, 0] == x][:, 1]
+        assert (ends.min(), ends.max()) == pytest.approx((low, high))
+
+
+def test_figure_10_shows_the_first_twenty_episodes(shipped: ReportInputs) -> None:
+    axes = figure_named(study_figures(shipped), "figure10-quick").draw().axes[0]
+    rows = rows_of("spirl-maze-quick-s*").query("episode < 20")
+    expected = rows.groupby(rows["episode"] // 2)["return"].mean()
+    np.testing.assert_allclose(points(line(axes, "spirl"))[:, 1], expected.to_numpy(), rtol=1e-9)
+    assert axes.get_xlim() == (0, 20)
+
+
+@pytest.mark.parametrize(("env", "start", "stop"), [("maze", 190, 200), ("kitchen", 90, 110)])
+def test_the_interval_plot_has_rliables_numbers(shipped: ReportInputs, env: str, start: int, stop: int) -> None:
+    drawn = figure_named(interval_figures(shipped), f"intervals-{env}-quick").draw()
+    scores = {algo: window_matrix(f"{algo}-{env}-quick-s*", start, stop) for algo in ("simpl", "spirl")}
+    best = {"maze": 1, "kitchen": 4}[env]
+    oracle = (
+        metrics.aggregate_iqm, metrics.aggregate_median, metrics.aggregate_mean,
+        lambda values: metrics.aggregate_optimality_gap(values / best),
+    )  # fmt: skip
+    for axes, statistic in zip(drawn.axes, oracle, strict=True):
+        shown = [np.asarray(part.get_xdata())[0] for part in axes.lines]
+        assert shown == pytest.approx([statistic(values) for values in scores.values()], abs=1e-9)
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["simpl", "spirl"]
+
+
+def test_the_profile_is_rliables(shipped: ReportInputs) -> None:
+    (axes,) = figure_named(profile_figures(shipped), "profiles-kitchen-quick").draw().axes
+    scores = {algo: window_matrix(f"{algo}-kitchen-quick-s*", 90, 110) for algo in ("simpl", "spirl")}
+    for algo, values in scores.items():
+        shown = points(line(axes, algo))
+        profile, _ = library.create_performance_profile({algo: values}, shown[:, 0], reps=2)
+        np.testing.assert_allclose(shown[:, 1], profile[algo], atol=1e-9)
+
+
+def test_the_improvement_matrix_is_rliables_and_mirrored(shipped: ReportInputs) -> None:
+    axes = figure_named(improvement_figures(shipped), "improvement-maze-quick").draw().axes[0]
+    ours, theirs = (window_matrix(f"{algo}-maze-quick-s*", 190, 200) for algo in ("simpl", "spirl"))
+    values = np.asarray(axes.images[0].get_array().filled(np.nan))  # type: ignore[union-attr]
+    expected = metrics.probability_of_improvement(ours, theirs)
+    assert values[0, 1] == pytest.approx(expected, abs=1e-9)
+    assert values[1, 0] == pytest.approx(1 - expected, abs=1e-9)
+    assert np.isnan(np.diag(values)).all()
+
+
+def test_meta_training_curves_are_means_of_each_phase(shipped: ReportInputs) -> None:
+    (axes,) = figure_named(meta_training_figures(shipped), "meta-training-kitchen-quick").draw().axes
+    rows = rows_of("simpl-kitchen-quick-s*").query("phase == 'meta_train_posterior'")
+    bins = rows["episode"] // 10
+    per_task = rows.groupby(["seed", "task", bins])["return"].mean()
+    expected = per_task.groupby(["task", "episode"]).mean().groupby("episode").mean()
+    shown = points(line(axes, "simpl"))
+    np.testing.assert_allclose(shown[:, 1], expected.to_numpy()[: len(shown)], rtol=1e-9)
+    assert len(shown) >= len(expected) - 1
+
+
+def test_cost_curves_end_where_the_rows_do(shipped: ReportInputs) -> None:
+    steps, seconds = figure_named(cost_figures(shipped), "score-by-cost-maze-quick").draw().axes
+    rows = rows_of("spirl-maze-quick-s*")
+    last = rows[rows["episode"] == 199].groupby("seed")
+    assert points(line(steps, "spirl"))[-1, 0] == pytest.approx(last["env_steps"].mean().min())
+    assert points(line(seconds, "spirl"))[-1, 0] == pytest.approx(last["seconds"].max().min())
+    # The run that ends there is at its own last window; the others are between two of their episodes.
+    assert 0.7 < points(line(steps, "spirl"))[-1, 1] < 1.0
+
+
+def test_an_algorithm_has_one_colour_in_every_figure(shipped: ReportInputs) -> None:
+    for figure in make_figures(shipped).items:
+        drawn: Figure = figure.draw()
+        for axes in drawn.axes:
+            for algo in ("simpl", "spirl"):
+                own = [part for part in axes.lines if str(part.get_label()).split(" (")[0] == algo]
+                assert {to_hex(part.get_color()) for part in own} <= {look_of_algorithm(algo).colour}, figure.name
+
+
+def test_one_seed_gives_no_band_and_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", [0.0, 1.0], episodes=40)
+    inputs = load_inputs([tmp_path])
+    (learning,) = other_learning_figures(inputs).items
+    (axes,) = learning.draw().axes
+    assert not any(np.isfinite(path.vertices).all() for part in axes.collections for path in part.get_paths())
+    assert "one seed: no interval" in learning.caption
+    assert "1 seed (0), 2 tasks" in learning.caption
+    (intervals,) = interval_figures(inputs).items
+    assert not intervals.draw().axes[0].patches
+    assert "one seed: no interval" in intervals.caption
+    assert improvement_figures(inputs).missing == (
+        "probability of improvement on e, quick, episodes 20-40: needs two algorithms",
+    )
+    assert meta_training_figures(inputs).missing == ("meta-training curves: no run has episodes of meta-training",)
+
+
+def test_missing_scores_are_named_in_the_caption(tmp_path: Path) -> None:
+    write_run(tmp_path / "s0", [0.0, 1.0], episodes=20)
+    write_run(tmp_path / "s1", [0.5], episodes=20, seed=1)
+    (intervals,) = interval_figures(load_inputs([tmp_path])).items
+    assert "Note: a: seed 1 has no score on task 1" in intervals.caption
+
+
+def test_the_score_axis_of_an_unknown_task_distribution_is_open(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"s{seed}", [-3.0, 7.0], episodes=60, seed=seed)
+    (figure,) = other_learning_figures(load_inputs([tmp_path])).items
+    (axes,) = figure.draw().axes
+    assert axes.get_ylabel() == "return"
+    assert axes.get_ylim()[0] < 2 < axes.get_ylim()[1]
+
+
+def test_a_lowest_score_that_no_learner_is_near_does_not_flatten_the_curve(tmp_path: Path) -> None:
+    low, high = task_distribution("pendulum").score_range
+    assert low < -2000 and high == 0
+    for seed in (0, 1):
+        write_run(tmp_path / f"s{seed}", [-150.0, -250.0], episodes=60, seed=seed, env="pendulum")
+    inputs = load_inputs([tmp_path])
+    (axes,) = other_learning_figures(inputs).items[0].draw().axes
+    assert -260 < axes.get_ylim()[0] < -200 and 0 < axes.get_ylim()[1] < 10
+    (axes,) = profile_figures(inputs).items[0].draw().axes
+    assert -270 < axes.get_xlim()[0] < -250
+
+
+def test_the_maps_show_every_goal_of_every_split(shipped: ReportInputs) -> None:
+    figure = figure_named(task_figures(shipped), "tasks-maze")
+    panels = {axes.get_title().splitlines()[0]: axes for axes in figure.draw().axes if axes.get_title()}
+    assert list(panels) == [
+        "maze = maze-hard", "maze-20", "maze-10", "maze-top-top", "maze-top-bottom", "maze-easy", "maze-medium",
+    ]  # fmt: skip
+    released = pd.read_csv(ROOT / "envs/maze/data/maze_goals.csv")
+    for name, splits in {"maze-10": ("train-10", "target"), "maze-top-bottom": ("train-top", "target-bottom")}.items():
+        for points_drawn, split in zip(panels[name].collections, splits, strict=True):
+            goals = released[released["split"] == split][["x", "y"]].to_numpy()
+            assert sorted(map(tuple, np.asarray(points_drawn.get_offsets()))) == sorted(map(tuple, goals))
+
+
+def test_the_kitchens_orders_are_drawn_task_by_task(shipped: ReportInputs) -> None:
+    (axes,) = figure_named(task_figures(shipped), "tasks-kitchen").draw().axes
+    assert len(axes.lines) == 4 * (23 + 10)
+    assert {text.get_text() for text in axes.texts} == {"training tasks (23)", "target tasks (10)"}
