@@ -8,17 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from bench.checkpoint_info import read_checkpoint_info
 from bench.config import help_text
 from bench.errors import UserError, unknown_name
-from bench.files import read_json, read_sealed_json
+from bench.files import read_json
 from bench.locks import lock_holder
 from bench.plan import RunRequest, plan_run
 from bench.progress import duration_text
 from bench.results import WINDOWS, read_run, target_rows, total_seconds, window_scores
 from bench.rows import EPISODES_TABLE
 from bench.run import CURVE_FILE
-from bench.store import ARTEFACTS_FOLDER, FAILURE, RUN_FILE, RUN_LOCK, ArtefactStore
+from bench.stage_state import stage_state
+from bench.store import ARTEFACTS_FOLDER, RUN_FILE, RUN_LOCK, ArtefactStore
 from bench.tables import print_table
 
 
@@ -95,17 +95,10 @@ def _window_record(table: pd.DataFrame, start: int, stop: int) -> dict[str, Any]
 
 
 def _stage_state(stage: dict[str, Any], store: ArtefactStore) -> dict[str, Any]:
-    """``state`` (done, failed, started, waiting), and how far a started one has come by its last checkpoint."""
-    partial = store.partial_folder(stage["artefact"])
-    if stage["done"]:
-        return {"state": "done", "progress": None}
-    if (partial / FAILURE).exists():
-        failure = read_sealed_json(partial / FAILURE, "run again to retry the stage")
-        return {"state": "failed", "progress": None, "error": failure["error"]}
-    info = read_checkpoint_info(partial)
-    if info is not None:
-        return {"state": "started", "progress": f"{info.done} of {info.total} {info.unit}"}
-    return {"state": "started" if partial.exists() else "waiting", "progress": None}
+    """``state``, and how far a started one has come by its last checkpoint."""
+    found = stage_state(stage, store)
+    error = {} if found.error is None else {"error": found.error}
+    return {"state": found.state, "progress": found.progress, **error}
 
 
 def _print_tables(description: dict[str, Any]) -> None:

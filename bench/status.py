@@ -205,7 +205,7 @@ def print_status(out: Path, sweep: str | None, *, failed: bool, as_json: bool, w
         _print_failed(status)
     else:
         console = make_console()
-        for part in _tables(status):
+        for part in status_tables(status):
             console.print(part)
 
 
@@ -225,7 +225,7 @@ def _watch(out: Path, sweep: str) -> None:
         while True:
             status = read_status(out, sweep)
             table = Table.grid()
-            for part in _tables(status):
+            for part in status_tables(status):
                 table.add_row(part)
             live.update(table, refresh=True)
             if not status.is_moving:
@@ -247,7 +247,8 @@ def _counts_text(status: SweepStatus) -> str:
     return ", ".join(f"{count} {state}" for state, count in status.counts.items())
 
 
-def _tables(status: SweepStatus) -> list[Table | str]:
+def status_tables(status: SweepStatus) -> list[Table | str]:
+    """What ``bench status`` prints of one sweep."""
     ledger = status.ledger
     parts: list[Table | str] = [f"{ledger.sweep}: {ledger.title}; {_counts_text(status)}"]
     parts += [f"left out: {line}" for line in ledger.left_out]

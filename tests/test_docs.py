@@ -72,6 +72,15 @@ def test_every_bench_command_runs_at_smoke_size(
             assert outcome.code == 0, f"{command}: {outcome.err}"
 
 
+def test_the_line_that_makes_csv_of_rows_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = re.findall(r"`(pandas\..*?to_csv.*?)`", (ROOT / "README.md").read_text())
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
+    exec(f"import pandas; {line}", {})
+    made = pd.read_csv("episodes.csv")
+    assert {"task", "episode", "return", "env_steps"} <= set(made) and len(made) > 1000
+
+
 @pytest.mark.parametrize("env", ["maze", "kitchen"])
 def test_the_results_in_the_readme_are_those_of_the_summary(env: str) -> None:
     """Each score is the mean over the shipped seeds of one window; the last column is the mean wall time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,8 @@ def run_command(record: Mapping[str, Any]) -> str:
         words += ["--tasks", ",".join(map(str, tasks))]
     if record.get("data") is not None:
         words += ["--data", record["data"]]
+    if record.get("until") is not None:
+        words += ["--until", record["until"]]
     for name, text in sorted(record.get("overrides", {}).items()):
         words += [f"--{name}", text]
     return shlex.join(map(str, words))
@@ -114,8 +116,8 @@ def failures(inputs: ReportInputs, report: Path) -> list[Failure]:
         Failure(run.run, run.reason, _traceback_of_run(Path(run.run)), _rows_link(Path(run.run), report))
         for run in inputs.excluded
     ]
-    told = {failure.traceback for failure in found if failure.traceback}
-    return found + [failure for failure in _failed_nodes(inputs.folders) if failure.traceback not in told]
+    told = {Path(run.run).name for run in inputs.excluded}
+    return found + list(_failed_nodes(inputs.folders, told))
 
 
 def _traceback_of_run(folder: Path) -> str:
@@ -136,15 +138,16 @@ def _traceback_of_run(folder: Path) -> str:
     return "\n".join(str(error) for error in errors if error)
 
 
-def _failed_nodes(folders: Sequence[Path]) -> Iterable[Failure]:
-    """Failed stages of sweeps: a run whose stage fails there never gets a folder of its own."""
+def _failed_nodes(folders: Sequence[Path], told: Collection[str]) -> Iterable[Failure]:
+    """Failed stages of sweeps, where not all runs that need them are ``told`` of already by folders of their own."""
     for out in sorted({path.parent for folder in folders for path in folder.rglob(SWEEPS_FOLDER) if path.is_dir()}):
         for name in sweeps_below(out):
             status = read_status(out, name)
             for node in status.nodes.values():
-                if node.state == FAILED:
-                    runs = ", ".join(status.ledger.graph.nodes[node.name].runs)
-                    yield Failure(f"{node.name} of sweep {name} (for {runs})", node.reason, node.traceback, "")
+                runs = status.ledger.graph.nodes[node.name].runs
+                if node.state == FAILED and not set(runs) <= set(told):
+                    title = f"{node.name} of sweep {name} (for {', '.join(runs)})"
+                    yield Failure(title, node.reason, node.traceback, "")
 
 
 def runs_table(entries: Sequence[RunEntry]) -> ReportTable:

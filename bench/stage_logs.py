@@ -1,0 +1,96 @@
+"""Rows and metrics of a stage, wherever they are by now: growing, in its artefact, or shipped beside a run.
+
+For looking on: nothing is locked, and what has been read is not read again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.errors import StorageError
+from bench.files import storage_errors
+from bench.rows import EPISODES_LOG, EPISODES_TABLE, METRICS_LOG, stage_table
+from bench.store import ArtefactStore
+
+Record = Mapping[str, Any]
+
+
+class LogTail:
+    """The records of a growing file of JSON lines; ``read`` takes up only what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[Record] = []
+        self._offset = 0
+
+    def read(self) -> Sequence[Record]:
+        """All records there are by now. Resuming a stage cuts its logs back: then they are read from the start."""
+        try:
+            size = self.path.stat().st_size
+            if size < self._offset:
+                self._forget()
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                complete = file.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return self.records  # Not begun; or just done, and its artefact has them.
+        try:
+            self.records += [json.loads(line) for line in complete.splitlines()]
+        except ValueError:  # It was cut back and has grown past where this had come to, since the last look.
+            self._forget()
+            return self.records
+        self._offset += len(complete) + 1 if complete else 0
+        return self.records
+
+    def _forget(self) -> None:
+        self.records, self._offset = [], 0
+
+
+class StageLogs:
+    """The logs of one stage of a run."""
+
+    def __init__(self, store: ArtefactStore, run_folder: Path, stage: str, artefact: str) -> None:
+        self.stage, self.artefact = stage, artefact
+        self._store, self._run_folder = store, run_folder
+        partial = store.partial_folder(artefact)
+        self._episodes, self._metrics = LogTail(partial / EPISODES_LOG), LogTail(partial / METRICS_LOG)
+        self._final: tuple[pd.DataFrame, Sequence[Record]] | None = None
+
+    def read(self) -> tuple[pd.DataFrame, Sequence[Record]]:
+        """Rows (``STAGE_COLUMNS``) and metrics there are by now. Raises ``StorageError`` when they cannot be read."""
+        if self._final is None and self._store.is_finished(self.artefact):
+            self._final = self._finished()
+        if self._final is None and (shipped := self._shipped()) is not None:
+            self._final = shipped
+        if self._final is not None:
+            return self._final
+        return stage_table([dict(record) for record in self._episodes.read()]), self._metrics.read()
+
+    def _finished(self) -> tuple[pd.DataFrame, Sequence[Record]]:
+        folder = self._store.folder(self.artefact)
+        rows = folder / EPISODES_TABLE
+        table = _read_table(rows) if rows.exists() else stage_table([])
+        return table, LogTail(folder / METRICS_LOG).read()
+
+    def _shipped(self) -> tuple[pd.DataFrame, Sequence[Record]] | None:
+        """Of a run that was exported, which has no artefacts."""
+        packed, rows = self._run_folder / f"metrics-{self.stage}.jsonl.gz", self._run_folder / EPISODES_TABLE
+        if not packed.exists() or not rows.exists():
+            return None
+        with storage_errors(f"read {packed}"):
+            lines = gzip.decompress(packed.read_bytes()).splitlines()
+        table = _read_table(rows)
+        return table[table["stage"] == self.stage], [json.loads(line) for line in lines]
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
