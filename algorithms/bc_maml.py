@@ -41,6 +41,7 @@ from algorithms.maml import MamlConfig, MamlMetaTraining
 from algorithms.maml_adaptation import MamlAdaptation, MamlAdaptConfig, play_adapted
 from algorithms.networks import torch_generator
 from algorithms.primitive_presets import BC_MAML_PRESETS, MAML_PRESETS
+from algorithms.ranges import LOG_SIGMA, require_between
 from algorithms.stage import Algorithm, StageContext, StageSpec
 
 ADAPT_STAGE = StageSpec(
@@ -62,6 +63,10 @@ class BcMamlConfig(MamlConfig):
     """Lower clamp of log sigma, in place of a lower one of the cloned network (ours). The planner of
     the maze hardly errs, and at the sigma of 0.02 that is cloned in places, one inner step throws the policy far off:
     the gradient grows as 1 / sigma^2. Of actions in [-1, 1], mostly at an end, sigma 0.37 spoils little."""
+
+    def validate(self) -> None:
+        super().validate()
+        require_between(self, LOG_SIGMA, "min_log_sigma")
 
 
 def meta_train_from_bc(config: BcMamlConfig, context: StageContext) -> MamlMetaTraining:

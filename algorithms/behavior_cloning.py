@@ -36,7 +36,7 @@ from algorithms.offline_training import (
     load_trajectories,
     split_off_held_out,
 )
-from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
+from algorithms.ranges import COUNT, RATE, WEIGHT, require_between, require_log_sigma_clamp
 from algorithms.rollout import PrimitiveActions
 from algorithms.stage import StageContext, StageSpec
 
@@ -64,10 +64,7 @@ class GaussianPolicyConfig:
     def validate(self) -> None:
         require_between(self, COUNT, "hidden_dim", "hidden_layers")
         require_between(self, WEIGHT, "initial_sigma")
-        if self.min_log_sigma >= self.max_log_sigma:
-            raise ValueError(
-                f"min_log_sigma is {self.min_log_sigma}; valid is below max_log_sigma {self.max_log_sigma}"
-            )
+        require_log_sigma_clamp(self)
 
 
 @dataclass(frozen=True)

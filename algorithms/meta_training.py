@@ -80,8 +80,8 @@ class MetaTrainConfig(ABC):
         require_between(self, RATE, "discount")
         require_between(self, WEIGHT, "transition_reuse")
         largest = self.context_groups[-1].transitions
-        if self.context_drawn != 0 and self.context_drawn < largest:
-            raise ValueError(f"context_drawn is {self.context_drawn}; valid is 0 or at least {largest}")
+        if self.context_drawn != 0 and not largest <= self.context_drawn <= COUNT[1]:
+            raise ValueError(f"context_drawn is {self.context_drawn}; valid is 0, or {largest:,} to {COUNT[1]:,}")
 
     @property
     @abstractmethod

@@ -230,10 +230,12 @@ MAML_SMOKE: Values = {
     "meta_train.meta_iterations": 2,
     "meta_train.tasks_per_iteration": 3,
     "meta_train.episodes_per_task": 2,
+    "meta_train.lanes": 3,
     "meta_train.gradient_rows": 200,
     "adapt.episodes": 4,
     "adapt.exploration_episodes": 2,
     "adapt.episodes_per_step": 1,
+    "adapt.lanes": 2,
 }
 
 MAML_QUICK: Values = {
@@ -266,7 +268,7 @@ BC_MAML_PRESETS: dict[tuple[str, str], Values] = {
         "meta_train.meta_iterations": 10,
         "adapt.episodes": 120,
     },
-    ("kitchen", "smoke"): {**BC_PRESETS["kitchen", "smoke"], **MAML_SMOKE, **KITCHEN_LANES},
+    ("kitchen", "smoke"): {**BC_PRESETS["kitchen", "smoke"], **MAML_SMOKE},
 }
 
 MAML_PRESETS: dict[tuple[str, str], Values] = {

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from algorithms.files import load_tensors
 from algorithms.networks import BatchNormMLP, Gaussian, StandardisedModel
-from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
+from algorithms.ranges import COUNT, RATE, WEIGHT, require_between, require_log_sigma_clamp
 
 SKILL_MODEL_FILE = "skill_model.pt"
 
@@ -80,12 +80,10 @@ class SkillConfig:
         require_between(self, RATE, "learning_rate", "final_learning_rate_fraction")
         require_between(self, WEIGHT, "initial_gradient_norm")
         require_between(self, (0.0, WEIGHT[1]), "kl_weight")
+        require_between(self, (0, COUNT[1]), "clipped_updates")
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction is {self.held_out_fraction}; valid is above 0 and below 1")
-        if self.min_log_sigma >= self.max_log_sigma:
-            raise ValueError(
-                f"min_log_sigma is {self.min_log_sigma}; valid is below max_log_sigma {self.max_log_sigma}"
-            )
+        require_log_sigma_clamp(self)
 
 
 class SkillModel(StandardisedModel):

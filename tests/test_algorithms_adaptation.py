@@ -386,19 +386,6 @@ def test_a_resumed_stage_ends_bit_for_bit_the_same(skills: Path, moment: float) 
     assert differences(resumed.state_dict(), final) == []
 
 
-def test_departures_resume_exactly_too(skills: Path) -> None:
-    config = dataclasses.replace(
-        CONFIG, bf16=True, clip_targets=True, rewarded_fraction=0.25, updates_per_episode=7, n_step=3, episodes=3
-    )
-    undisturbed_stage, killed = make_stage(skills, config), make_stage(skills, config)
-    rows = advance_to_end(undisturbed_stage)
-    rows_before = [row for _ in range(4) for row in killed.advance().episodes]
-    resumed = make_stage(skills, config)
-    resumed.load_state_dict(through_disk(killed.state_dict(), skills))
-    assert rows_before + advance_to_end(resumed) == rows
-    assert differences(resumed.state_dict(), undisturbed_stage.state_dict()) == []
-
-
 def test_a_finished_stage_can_be_restored(skills: Path) -> None:
     """It may be killed after its last checkpoint and before its artefact is written."""
     _, _, final = undisturbed(skills)
@@ -406,15 +393,6 @@ def test_a_finished_stage_can_be_restored(skills: Path) -> None:
     restored.load_state_dict(final)
     assert restored.finished
     assert differences(restored.state_dict(), final) == []
-
-
-def test_a_seed_fixes_the_stage_and_another_seed_differs(skills: Path) -> None:
-    _, rows, final = undisturbed(skills)
-    flat_rows = [row for part in rows for row in part]
-    again, other = make_stage(skills), make_stage(skills, seed=1)
-    assert advance_to_end(again) == flat_rows
-    assert differences(again.state_dict(), final) == []
-    assert advance_to_end(other) != flat_rows
 
 
 def test_artefact_holds_every_learner(skills: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,9 +18,9 @@ from algorithms.bc_maml import (
 )
 from algorithms.behavior_cloning import BC_STAGE, BcConfig, BehaviorCloning, GaussianPolicyConfig, load_behavior_policy
 from algorithms.maml import PHASES
-from algorithms.maml_adaptation import MamlAdaptation, MamlAdaptConfig, play_adapted
+from algorithms.maml_adaptation import MamlAdaptation, MamlAdaptConfig
 from algorithms.registry import algorithm
-from algorithms.stage import PlayRequest, Stage, StageContext
+from algorithms.stage import StageContext
 from envs.core import TaskDistribution
 from envs.registry import task_distribution
 from tests.algorithm_helpers import (
@@ -117,28 +116,6 @@ def test_maml_starts_from_a_fresh_network_that_the_seed_fixes() -> None:
     assert not torch.equal(first.layers[0].weight, other.layers[0].weight)
     assert [tuple(layer.weight.shape) for layer in first.layers] == [(100, 4), (100, 100), (2, 100)]
     assert first.action_prior(torch.randn(3, 4)).sigma.tolist() == [[1.0, 1.0]] * 3
-
-
-def test_all_stages_of_bc_maml_one_after_the_other(tmp_path: Path) -> None:
-    """At smoke, on a short maze: rows of all four phases, and an adapted policy that plays."""
-    preset = ALGORITHM.presets["maze", "smoke"]
-    distribution = short_maze(30)
-    bc, meta_train, adapt = (tmp_path / name for name in ("bc", "meta_train", "adapt"))
-    for folder in (bc, meta_train, adapt):
-        folder.mkdir()
-    inputs = {"bc": write_bc(bc), "meta_train": meta_train}
-    context = stage_context(distribution, inputs, target_tasks=(0, 3))
-    stage: Stage = meta_train_from_bc(config_of(ALGORITHM, "meta_train", preset), context)
-    rows = advance_to_end(stage)
-    assert {row.phase for row in rows} == set(PHASES)
-    stage.write_artefact(meta_train)
-    config: Any = config_of(ALGORITHM, "adapt", preset)
-    stage = MamlAdaptation(config, context)
-    assert [row.phase for row in advance_to_end(stage)] == ["explore"] * 4 + ["adapt"] * 4
-    stage.write_artefact(adapt)
-    (episode,) = play_adapted(config, context, PlayRequest(adapt, 3, 1, 0))
-    assert episode.length == 30
-    assert stage.policy.config.min_log_sigma == -1.0, "the raised floor is kept"
 
 
 # -- 2-D navigation ------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from algorithms.behavior_cloning import (
-    BC_STAGE,
     BEHAVIOR_POLICY_FILE,
     BcConfig,
     BehaviorCloning,
@@ -21,7 +20,6 @@ from algorithms.behavior_cloning import (
     load_behavior_policy,
 )
 from algorithms.files import DamagedFileError
-from algorithms.primitive_presets import BC_PRESETS
 from envs.registry import task_distribution
 from envs.trajectories import Trajectories, TrajectoryError
 from tests.algorithm_helpers import (
@@ -31,7 +29,6 @@ from tests.algorithm_helpers import (
     maze_trajectories,
     short_maze,
     stage_context,
-    through_disk,
     write_trajectories,
 )
 
@@ -170,23 +167,6 @@ def test_learning_rate_falls_linearly(tmp_path: Path) -> None:
 # -- resume, determinism, artefact ---------------------------------------------------------------------------
 
 
-def test_a_resumed_stage_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
-    undisturbed, killed = train(make_stage(tmp_path)), make_stage(tmp_path)
-    killed.advance()
-    state = through_disk(killed.state_dict(), tmp_path)
-    torch.manual_seed(99)
-    resumed = make_stage(tmp_path)
-    resumed.load_state_dict(state)
-    train(resumed)
-    assert differences(undisturbed.state_dict(), resumed.state_dict()) == []
-
-
-def test_a_seed_fixes_the_policy_and_another_seed_is_another_policy(tmp_path: Path) -> None:
-    first, again, other = (train(make_stage(tmp_path, seed=seed)).model for seed in (0, 0, 1))
-    assert differences(first.state_dict(), again.state_dict()) == []
-    assert not torch.equal(first.layers[0].weight, other.layers[0].weight)
-
-
 def test_artefact_holds_the_frozen_policy_its_picture_and_the_manifests_numbers(tmp_path: Path) -> None:
     distribution = dataclasses.replace(short_maze(20), draw_paths=task_distribution("maze").draw_paths)
     data = write_trajectories(tmp_path / "data", maze_trajectories(24))
@@ -236,12 +216,3 @@ def test_a_bad_configuration_is_refused(change: dict[str, float], message: str) 
 def test_a_bad_network_is_refused() -> None:
     with pytest.raises(ValueError, match="min_log_sigma is 3; valid is below max_log_sigma 2"):
         dataclasses.replace(NETWORK, min_log_sigma=3).validate()
-
-
-@pytest.mark.parametrize("preset", list(BC_PRESETS))
-def test_presets_name_fields_of_the_stage(preset: tuple[str, str]) -> None:
-    for name, value in BC_PRESETS[preset].items():
-        stage, *groups, field = name.split(".")
-        owner = CONFIG.policy if groups else CONFIG
-        assert (stage, type(getattr(owner, field))) == ("bc", type(value))
-    assert BC_STAGE.factory is BehaviorCloning

@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -33,7 +31,6 @@ from tests.algorithm_helpers import (
     naive_task_encoder,
     short_maze,
     stage_context,
-    through_disk,
     tiny_skill_model,
     write_skills,
 )
@@ -273,54 +270,6 @@ def test_everything_that_should_learn_moves_and_nothing_else(skills: Path) -> No
 
 
 # -- resume, determinism, artefact -----------------------------------------------------------------------------
-
-
-@cache
-def undisturbed(skills: Path) -> tuple[list[dict[str, Any]], list[list[EpisodeRow]], dict[str, Any]]:
-    """States before each advance, rows of each advance, and the final state of a run that nothing stops."""
-    stage = make_stage(skills)
-    states, rows = [], []
-    while not stage.finished:
-        states.append(through_disk(stage.state_dict(), skills))
-        rows.append(list(stage.advance().episodes))
-    return states, rows, stage.state_dict()
-
-
-@pytest.mark.parametrize("moment", [0.0, 0.25, 0.5, 0.75, 1.0])
-def test_a_resumed_stage_ends_bit_for_bit_the_same(skills: Path, moment: float) -> None:
-    """At the start, in the warm-up, amid an epoch's updates, before the last ones."""
-    states, rows, final = undisturbed(skills)
-    advance = round(moment * (len(states) - 1))
-    torch.manual_seed(99)
-    resumed = make_stage(skills)
-    resumed.load_state_dict(states[advance])
-    assert advance_to_end(resumed) == [row for part in rows[advance:] for row in part]
-    assert differences(resumed.state_dict(), final) == []
-
-
-def test_departures_resume_exactly_too(skills: Path) -> None:
-    config = dataclasses.replace(
-        CONFIG, bf16=True, clip_targets=True, rewarded_fraction=0.25, context_drawn=20, n_step=3, epochs=2
-    )
-    undisturbed_stage, killed = make_stage(skills, config), make_stage(skills, config)
-    rows = advance_to_end(undisturbed_stage)
-    rows_before: list[EpisodeRow] = []
-    while killed.updates < 5:
-        rows_before += killed.advance().episodes
-    resumed = make_stage(skills, config)
-    resumed.load_state_dict(through_disk(killed.state_dict(), skills))
-    assert rows_before + advance_to_end(resumed) == rows
-    assert differences(resumed.state_dict(), undisturbed_stage.state_dict()) == []
-
-
-def test_a_seed_fixes_the_stage_and_another_seed_differs(skills: Path) -> None:
-    _, rows, final = undisturbed(skills)
-    flat_rows = [row for part in rows for row in part]
-    again, other = make_stage(skills), make_stage(skills, seed=1)
-    assert advance_to_end(again) == flat_rows
-    assert differences(again.state_dict(), final) == []
-    assert advance_to_end(other) != flat_rows
-    assert differences(again.learner.encoder.state_dict(), other.learner.encoder.state_dict()) != []
 
 
 def test_artefact_holds_learner_and_configuration(skills: Path, tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from algorithms.adaptation import ADAPTED_FILE, Adaptation
-from algorithms.adaptation_config import AdaptConfig
+from algorithms.adaptation import ADAPTED_FILE
 from algorithms.files import load_tensors, save_tensors
 from algorithms.playback import play_skill_policy
 from algorithms.regularized_sac import ActorCriticConfig
@@ -25,7 +24,6 @@ from tests.algorithm_helpers import (
     FAR_GOAL,
     NEAR_GOAL,
     START_GOAL,
-    advance_to_end,
     short_maze,
     stage_context,
     tiny_skill_model,
@@ -94,26 +92,8 @@ def test_the_learner_acts_as_its_saved_weights_say(skills: Path, adapted: Path) 
         np.testing.assert_allclose(played.observations, naive_path(adapted, 5, NEVER, episode), atol=1e-3)
 
 
-def test_the_seed_alone_fixes_an_episode(skills: Path, adapted: Path) -> None:
-    alone, several = play(skills, adapted, 1, seed=3), play(skills, adapted, 3, seed=3)
-    assert np.array_equal(alone[0].observations, several[0].observations)
-    assert not np.array_equal(several[0].observations, several[1].observations)
-    assert not np.array_equal(play(skills, adapted, 1, seed=4)[0].observations, alone[0].observations)
-
-
 def test_an_episode_ends_where_its_task_does(skills: Path, adapted: Path) -> None:
     """The goal at the start is reached by the first env_step."""
     (episode,) = play(skills, adapted, 1, task=0)
     assert (episode.length, episode.episode_return) == (1, 1.0)
     assert len(episode.observations) == 2
-
-
-def test_what_adaptation_leaves_can_be_played(skills: Path, tmp_path: Path) -> None:
-    config = AdaptConfig(episodes=2, batch_size=4, replay_capacity=30, transition_reuse=8.0, learning_rate=0.03)
-    context = stage_context(MAZE, {"skills": skills}, target_tasks=(NEVER,))
-    stage = Adaptation(config, NETWORKS, learned_skills(context), context)
-    advance_to_end(stage)
-    stage.write_artefact(tmp_path)
-    (learned,) = play(skills, tmp_path, 1)
-    assert learned.observations.shape == (61, 4)
-    assert learned.episode_return == 0.0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +32,18 @@ from algorithms.simpl import (
 )
 from algorithms.skill_space import learned_skills
 from algorithms.skills import SKILLS_STAGE
-from algorithms.stage import EpisodeRow
 from tests.algorithm_helpers import (
     FAR_GOAL,
     NEAR_GOAL,
     START_GOAL,
     Weights,
     advance_to_end,
-    config_of,
     differences,
     flat_parameters,
     naive_task_encoder,
     relative_error,
     short_maze,
     stage_context,
-    through_disk,
     write_skills,
 )
 
@@ -536,29 +532,6 @@ def test_e_follows_the_contexts_of_meta_training_where_rewarded_ones_come_first(
     assert float((possible - stage.task_embeddings[1].double()).abs().amax(1).min()) < 1e-5
 
 
-@cache
-def undisturbed(skills: Path, meta_train: Path) -> tuple[list[dict[str, Any]], list[list[EpisodeRow]], dict[str, Any]]:
-    """States before each advance, rows of each advance, and the final state of a run that nothing stops."""
-    stage = make_adaptation({"skills": skills, "meta_train": meta_train})
-    states, rows = [], []
-    while not stage.finished:
-        states.append(through_disk(stage.state_dict(), skills))
-        rows.append(list(stage.advance().episodes))
-    return states, rows, stage.state_dict()
-
-
-@pytest.mark.parametrize("moment", [0.0, 0.15, 0.5, 1.0])
-def test_a_resumed_adaptation_ends_bit_for_bit_the_same(inputs: dict[str, Path], moment: float) -> None:
-    """Before and after exploration, after a learner has retired, before the last advance."""
-    states, rows, final = undisturbed(**inputs)
-    advance = round(moment * (len(states) - 1))
-    torch.manual_seed(99)
-    resumed = make_adaptation(inputs)
-    resumed.load_state_dict(states[advance])
-    assert advance_to_end(resumed) == [row for part in rows[advance:] for row in part]
-    assert differences(resumed.state_dict(), final) == []
-
-
 @pytest.mark.parametrize("task", [1, 2])
 def test_a_target_task_learns_in_the_stack_what_it_learns_alone(inputs: dict[str, Path], task: int) -> None:
     """Ten tasks at once are a matter of speed: rows, embedding and weights do not depend on the others."""
@@ -571,13 +544,6 @@ def test_a_target_task_learns_in_the_stack_what_it_learns_alone(inputs: dict[str
     for name in ("policy", "critics"):
         for mine, theirs in zip(one[name], other[name], strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
-
-
-def test_another_seed_explores_otherwise(inputs: dict[str, Path]) -> None:
-    first, other = make_adaptation(inputs), make_adaptation(inputs, seed=1)
-    first.advance()
-    other.advance()
-    assert not torch.equal(first.task_embeddings, other.task_embeddings)
 
 
 @pytest.mark.parametrize("exploration_episodes", [0, 7])
@@ -613,14 +579,6 @@ def test_simpl_is_registered_as_skills_then_meta_train_then_adapt() -> None:
     assert [stage.inputs for stage in ALGORITHM.stages[1:]] == [("skills",), ("skills", "meta_train")]
     assert [stage.tasks for stage in ALGORITHM.stages] == ["none", "train", "target"]
     assert ALGORITHM.needs_train_tasks
-
-
-@pytest.mark.parametrize("preset", sorted(preset for _, preset in ALGORITHM.presets))
-def test_presets_name_fields_that_exist_and_are_valid(preset: str) -> None:
-    overrides = ALGORITHM.presets["maze", preset]
-    assert {name.split(".")[0] for name in overrides} <= {"skills", "meta_train", "adapt"}
-    for stage in ("skills", "meta_train", "adapt"):
-        config_of(ALGORITHM, stage, overrides)
 
 
 def test_paper_preset_changes_nothing_and_holds_the_released_values() -> None:

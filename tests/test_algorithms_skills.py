@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from algorithms.presets import SKILL_PRESETS
 from algorithms.skill_model import SkillConfig, load_skill_model, skill_losses
-from algorithms.skills import SKILLS_STAGE, CropSampler, SkillTraining
+from algorithms.skills import CropSampler, SkillTraining
 from envs.registry import task_distribution
 from envs.trajectories import Trajectories, TrajectoryError
 from tests.algorithm_helpers import (
@@ -23,7 +23,6 @@ from tests.algorithm_helpers import (
     maze_trajectories,
     short_maze,
     stage_context,
-    through_disk,
     write_trajectories,
 )
 
@@ -247,26 +246,6 @@ def test_a_constant_observation_is_no_division_by_zero(tmp_path: Path) -> None:
 # -- resume, determinism, artefact -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("advances_before", [0, 1])
-def test_a_resumed_stage_ends_bit_for_bit_the_same(tmp_path: Path, advances_before: int) -> None:
-    undisturbed, killed = make_stage(tmp_path), make_stage(tmp_path)
-    train(undisturbed)
-    for _ in range(advances_before):
-        killed.advance()
-    state = through_disk(killed.state_dict(), tmp_path)
-    torch.manual_seed(99)  # nothing may come from the global generator
-    resumed = make_stage(tmp_path)
-    resumed.load_state_dict(state)
-    train(resumed)
-    assert differences(undisturbed.state_dict(), resumed.state_dict()) == []
-
-
-def test_a_seed_fixes_the_model_and_another_seed_is_another_model(tmp_path: Path) -> None:
-    first, again, other = (train(make_stage(tmp_path, seed=seed)).model.state_dict() for seed in (0, 0, 1))
-    assert differences(first, again) == []
-    assert len(differences(first, other)) > len(first) // 2
-
-
 def test_making_a_stage_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -337,15 +316,6 @@ def test_a_pass_may_end_with_a_batch_of_one(tmp_path: Path) -> None:
     assert len(stage.sampler.training) == 9
     train(stage)
     assert stage.updates == 4
-
-
-@pytest.mark.parametrize("preset", [key for key in SKILL_PRESETS if key[0] == "maze"])
-def test_presets_name_fields_of_the_stage_and_are_valid(preset: tuple[str, str]) -> None:
-    names = {name.removeprefix("skills."): value for name, value in SKILL_PRESETS[preset].items()}
-    assert all(name.startswith("skills.") for name in SKILL_PRESETS[preset])
-    SkillConfig(**names).validate()
-    assert isinstance(SKILLS_STAGE.factory, type)
-    assert issubclass(SKILLS_STAGE.factory, SkillTraining)
 
 
 def test_paper_preset_changes_nothing_and_departures_are_off() -> None:

@@ -16,7 +16,6 @@ from tests.algorithm_helpers import (
     FAR_GOAL,
     NEAR_GOAL,
     advance_to_end,
-    config_of,
     short_maze,
     stage_context,
     tiny_skill_model,
@@ -60,14 +59,6 @@ def test_there_is_no_exploration_phase(skills: Path) -> None:
     config.validate()
     rows = advance_to_end(make_adapt_stage(config, stage_context(MAZE, {"skills": skills})))
     assert [row.phase for row in rows] == ["adapt"] * 4
-
-
-@pytest.mark.parametrize("preset", sorted(preset for _, preset in ALGORITHM.presets))
-def test_presets_name_fields_that_exist_and_are_valid(preset: str) -> None:
-    overrides = ALGORITHM.presets["maze", preset]
-    assert {name.split(".")[0] for name in overrides} <= {"skills", "adapt"}
-    for stage in ("skills", "adapt"):
-        config_of(ALGORITHM, stage, overrides)
 
 
 def test_paper_preset_changes_nothing() -> None:
