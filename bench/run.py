@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 
 from bench.config import yaml_text
-from bench.curve import draw_curve
 from bench.errors import InterruptedRunError, StageFailedError, UserError
 from bench.files import read_sealed_json, replace_text, storage_errors
 from bench.locks import LockHeldError, lock_file
@@ -139,6 +138,8 @@ class _Run:
         with storage_errors(f"write the results in {self.folder}"):
             write_table(table, self.folder / EPISODES_TABLE)
             if len(target_rows(table)):
+                from bench.curve import draw_curve  # matplotlib takes half a second, which most stages can do without
+
                 request = self.plan.request
                 title = f"{request.algo} on {request.env} ({request.preset}, seed {request.seed})"
                 draw_curve(table, self.plan.task_distribution.score_range, title, self.folder / CURVE_FILE)
