@@ -4,8 +4,8 @@
     epoch      one episode per task with e ~ p(e), one with e ~ q(e given a large context: the last context group)
                -> ``transition_reuse * collected / sets / transitions_per_task`` updates of the learner
 
-Only episodes with e ~ p(e) enter the context replay where a new task will be explored with those alone (SiMPL);
-both kinds enter the critics' replay. What an update is, the algorithm's learner says (``simpl.py``, ``pearl.py``).
+Only episodes with e ~ p(e) enter the context replay, since that is what a new task will be explored with; both
+kinds enter the critics' replay. What an update is, the algorithm's learner says (``simpl.py``, ``pearl.py``).
 
 Axes: N task, S context set, C context transition, B transitions per set, E task embedding.
 """
@@ -87,11 +87,6 @@ class MetaTrainConfig(ABC):
     @abstractmethod
     def context_groups(self) -> tuple[ContextGroup, ...]:
         """What an update's contexts are, smallest first; the policy that collects is given the last group's size."""
-
-    @property
-    def context_phases(self) -> tuple[str, ...]:
-        """Phases whose episodes enter the contexts."""
-        return ("meta_train_prior",)
 
     @property
     def context_sets(self) -> int:
@@ -223,7 +218,7 @@ class MetaTraining(Stage):
         for task, phase, episode in zip(tasks, phases, episodes, strict=True):
             packed = self.inputs.pack(self.learner.fields, episode, self.config.discount, self.config.n_step)
             self.replay.add(task, packed)
-            if phase in self.config.context_phases:
+            if phase == "meta_train_prior":
                 self.context_replay.add(task, packed)
             self.env_steps[task] += episode.length
             success = episode.episode_return >= self.distribution.score_range[1]

@@ -16,8 +16,9 @@ Differences from papers and released code (SiMPL released neither; PEARL's code 
 - Contexts hold (s, a, r, done, s') (Rakelly et al.: (s, a, r), s' as an option), as in SiMPL.
 - KL(q, N(0, I)) enters as a mean over tasks (released: a sum over 16 tasks; the losses of critics are means there too).
 - Whole episodes are collected; ``pearl`` keeps e* once the exploration is over. ``posterior_sampling`` is Rakelly et
-  al.'s own protocol: e is drawn anew for each exploration episode, given those before. An encoder that is to read such
-  episodes must have seen some: ``posterior_contexts`` (their algorithm 1; SiMPL explores with e ~ p(e) alone).
+  al.'s own protocol: e is drawn anew for each exploration episode, given those before.
+- Contexts never hold episodes with e ~ q (Rakelly et al.'s algorithm 1 may): an encoder that sees them learns to read
+  where the policy went instead of what it was rewarded for (results/validation has the numbers).
 - Departures, all off in ``paper``, each a named field: ``rewarded_fraction``, ``context_drawn``, ``n_step``,
   ``clip_targets``.
 """

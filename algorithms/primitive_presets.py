@@ -156,8 +156,7 @@ POINT_ROBOT_META: Values = {
     "meta_train.warm_up_transitions": 40,
     "meta_train.transition_reuse": 100.0,  # 78 updates for 200 episodes of 20 env_steps
     "meta_train.replay_capacity": 10_000,
-    "meta_train.context_capacity": 40,  # the last two episodes: as many as a target task is encoded from
-    "meta_train.posterior_contexts": True,
+    "meta_train.context_capacity": 40,  # the last two episodes with e ~ p(e): as many as a target task is encoded from
     "meta_train.encoder_kl_weight": 1e-3,  # 0.1 leaves a nat in e: Rakelly et al. scale rewards up instead
     "meta_train.learning_rate": 1e-3,
     "meta_train.coefficient_learning_rate": 1e-3,
@@ -168,8 +167,12 @@ POINT_ROBOT_META: Values = {
 }
 POINT_ROBOT_META_SMOKE: Values = {**POINT_ROBOT_META, "meta_train.epochs": 2, "meta_train.transition_reuse": 2.0}
 
-TWO_EPISODES: Values = {"adapt.exploration_episodes": 2, "adapt.posterior_sampling": True}
-"""Rakelly et al.'s test protocol: two episodes of posterior sampling."""
+TWO_EPISODES: Values = {"adapt.exploration_episodes": 2}
+"""Rakelly et al.'s test protocol, as far as its length goes."""
+
+POSTERIOR_SAMPLING: Values = {**TWO_EPISODES, "adapt.posterior_sampling": True}
+"""All of it. With the dense reward e ~ p(e) explores better (on training goals): any path tells where the goal is, and
+contexts of meta-training are episodes with e ~ p(e)."""
 
 POINT_ROBOT_SAC: Values = {
     "adapt.exploration_episodes": 2,
@@ -181,9 +184,12 @@ POINT_ROBOT_SAC: Values = {
 }
 
 PEARL_PRESETS |= {
-    ("point-robot", "paper"): {"meta_train.posterior_contexts": True, **TWO_EPISODES},
+    ("point-robot", "paper"): TWO_EPISODES,
     ("point-robot", "quick"): {**POINT_ROBOT_META, **TWO_EPISODES, "adapt.episodes": 20},
     ("point-robot", "smoke"): {**POINT_ROBOT_META_SMOKE, **TWO_EPISODES, "adapt.episodes": 4},
+    ("point-robot-sparse", "paper"): POSTERIOR_SAMPLING,
+    ("point-robot-sparse", "quick"): {**POINT_ROBOT_META, **POSTERIOR_SAMPLING, "adapt.episodes": 20},
+    ("point-robot-sparse", "smoke"): {**POINT_ROBOT_META_SMOKE, **POSTERIOR_SAMPLING, "adapt.episodes": 4},
 }
 
 PEARL_FT_PRESETS: dict[tuple[str, str], Values] = {
@@ -193,7 +199,7 @@ PEARL_FT_PRESETS: dict[tuple[str, str], Values] = {
     ("kitchen", "paper"): {**INFERENCE_KITCHEN, **SAC_KITCHEN},
     ("kitchen", "quick"): {**INFERENCE_KITCHEN_QUICK, **SAC_KITCHEN_QUICK},
     ("kitchen", "smoke"): {**INFERENCE_KITCHEN_SMOKE, **SAC_SMOKE, "adapt.exploration_episodes": 2},
-    ("point-robot", "paper"): {"meta_train.posterior_contexts": True, "adapt.exploration_episodes": 2},
+    ("point-robot", "paper"): TWO_EPISODES,
     ("point-robot", "quick"): {**POINT_ROBOT_META, **POINT_ROBOT_SAC},
     ("point-robot", "smoke"): {
         **POINT_ROBOT_META_SMOKE, **POINT_ROBOT_SAC, "adapt.episodes": 6, "adapt.batch_size": 32,

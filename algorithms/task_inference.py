@@ -8,8 +8,7 @@ arXiv 1903.08254), algorithm 1. One update:
       -> target critics -> policy (sees e detached) -> alpha
 
 Losses are means over all tasks' transitions, so gradients are averaged over tasks. Contexts come from a replay of their
-own, which holds recent episodes with e ~ p(e) (``meta_training.py``), with ``posterior_contexts`` those with e ~ q too;
-critics learn from both kinds of episodes.
+own, which holds recent episodes with e ~ p(e) (``meta_training.py``); critics learn from both kinds of episodes.
 
 What regularises the policy is its head's divergence: log pi (PEARL) or the KL to a behaviour policy (BC+PEARL).
 
@@ -67,9 +66,6 @@ class TaskInferenceConfig(MetaTrainConfig):
     """Transitions kept per task for the critics (Rakelly et al.: 1,000,000 in all)."""
     context_capacity: int = 20_000
     """Transitions kept per task for contexts, so contexts are recent (Rakelly et al.: the last iteration's)."""
-    posterior_contexts: bool = False
-    """Episodes with e ~ q enter the contexts too, as posterior sampling meets them on a target task (Rakelly et al.,
-    algorithm 1; off: those with e ~ p(e) alone, which is what SiMPL explores target tasks with)."""
     encoder: Literal["gaussian_product", "set_transformer"] = "gaussian_product"
     """``gaussian_product``: Rakelly et al.; ``set_transformer``: SiMPL's encoder."""
     encoder_hidden_dim: int = 200
@@ -99,10 +95,6 @@ class TaskInferenceConfig(MetaTrainConfig):
     @property
     def context_groups(self) -> tuple[ContextGroup, ...]:
         return (ContextGroup(self.tasks_per_update, self.context_transitions),)
-
-    @property
-    def context_phases(self) -> tuple[str, ...]:
-        return ("meta_train_prior", "meta_train_posterior") if self.posterior_contexts else super().context_phases
 
     @property
     @abstractmethod

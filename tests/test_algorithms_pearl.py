@@ -52,7 +52,6 @@ CONFIG = PearlMetaTrainConfig(
     encoder_hidden_layers=1, learning_rate=3e-3, encoder_kl_weight=1e-3,
     actor_critic=SquashedActorCriticConfig(hidden_dim=8, hidden_layers=1),
 )  # fmt: skip
-ALGORITHM_1 = dataclasses.replace(CONFIG, posterior_contexts=True)
 SET_TRANSFORMER = dataclasses.replace(CONFIG, encoder="set_transformer")
 
 
@@ -121,38 +120,36 @@ def test_paper_presets_hold_what_simpls_appendix_states() -> None:
                 -1,
             )
             assert (meta.rewarded_fraction, meta.context_drawn, meta.n_step, meta.clip_targets) == (0.0, 0, 1, False)
-            assert (meta.encoder, meta.posterior_contexts) == ("gaussian_product", env == "point-robot")
+            assert meta.encoder == "gaussian_product"
             assert not meta.actor_critic.zero_initial_values
             adapt = config_of(found, "adapt", found.presets[env, "paper"])
             assert adapt.exploration_episodes == (2 if env == "point-robot" else 20)
+    for env in ("maze", "kitchen", "point-robot", "point-robot-sparse"):
         sampling = config_of(PEARL, "adapt", PEARL.presets[env, "paper"]).posterior_sampling
-        assert sampling == (env == "point-robot")
+        assert sampling == (env == "point-robot-sparse")
 
 
 # -- contexts and batches --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [CONFIG, ALGORITHM_1], ids=["prior contexts", "algorithm 1"])
-def test_which_episodes_enter_the_contexts(config: PearlMetaTrainConfig) -> None:
+def test_only_episodes_with_e_from_the_prior_enter_the_contexts() -> None:
     """The latest of them, for the ring holds two; the critics' replay takes both kinds."""
-    stage = make_stage(config)
+    stage = make_stage()
     warm_up = []
     while stage.epochs == 0:
         warm_up.append([(row.phase, row.task) for row in stage.advance().episodes])
     assert warm_up[:2] == [[(PRIOR, task) for task in range(TASKS)]] * 2, "two episodes fill a context"
     assert warm_up[2] == [(phase, task) for phase in (PRIOR, POSTERIOR) for task in range(TASKS)]
-    rows = [row for row in advance_to_end(stage) if row.phase]
-    epochs = config.epochs
+    rows = advance_to_end(stage)
+    epochs = CONFIG.epochs
     assert [row.phase for row in rows].count(POSTERIOR) == (epochs - 1) * TASKS
     assert stage.replay.added.tolist() == [LENGTH * (2 + 2 * epochs)] * TASKS
-    in_contexts = 2 + epochs * (2 if config.posterior_contexts else 1)
-    assert stage.context_replay.added.tolist() == [LENGTH * in_contexts] * TASKS
+    assert stage.context_replay.added.tolist() == [LENGTH * (2 + epochs)] * TASKS
     for task in range(TASKS):
         everything = [tuple(row) for row in stage.replay.rows[task, : stage.replay.sizes[task]].tolist()]
-        contexts = {tuple(row) for row in stage.context_replay.rows[task].tolist()}
-        assert contexts < set(everything)
-        latest = {tuple(row) for row in everything[-2 * LENGTH :]}  # of the last epoch: e ~ p(e), then e ~ q
-        assert (contexts == latest) == config.posterior_contexts
+        # Of the last two epochs, each of which brings one episode with e ~ p(e), then one with e ~ q.
+        latest = {tuple(row) for row in [*everything[-4 * LENGTH : -3 * LENGTH], *everything[-2 * LENGTH : -LENGTH]]}
+        assert {tuple(row) for row in stage.context_replay.rows[task].tolist()} == latest
 
 
 def test_context_batches_are_separate_from_rl_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +214,7 @@ def test_prior_episodes_draw_e_from_n01_and_posterior_ones_from_the_encoder(monk
 # -- resume, determinism, artefact -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [CONFIG, ALGORITHM_1, SET_TRANSFORMER], ids=["product", "algorithm 1", "attention"])
+@pytest.mark.parametrize("config", [CONFIG, SET_TRANSFORMER], ids=["product", "attention"])
 def test_a_resumed_stage_ends_bit_for_bit_the_same(config: PearlMetaTrainConfig, tmp_path: Path) -> None:
     """From the start, the warm-up, amid an epoch's updates and before the last ones; the seed fixes everything."""
     stage, again = make_stage(config), make_stage(config)

@@ -48,7 +48,7 @@ LENGTH, TASKS, EMBEDDING_DIM = 20, 3, 3
 META = PearlMetaTrainConfig(
     epochs=3, task_embedding_dim=EMBEDDING_DIM, tasks_per_update=3, context_transitions=20, transitions_per_task=20,
     warm_up_transitions=20, transition_reuse=3.0, replay_capacity=200, context_capacity=40, encoder_hidden_dim=16,
-    encoder_hidden_layers=1, learning_rate=3e-3, encoder_kl_weight=1e-3, posterior_contexts=True,
+    encoder_hidden_layers=1, learning_rate=3e-3, encoder_kl_weight=1e-3,
     actor_critic=SquashedActorCriticConfig(hidden_dim=16, hidden_layers=1),
 )  # fmt: skip
 SAMPLING = PosteriorAdaptConfig(episodes=6, exploration_episodes=3, posterior_sampling=True)

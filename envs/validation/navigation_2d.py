@@ -18,7 +18,7 @@ PROBLEM = PointProblem("squared distance", episode_env_steps=100, end_radius=0.0
 
 def make_task_distribution(name: str) -> TaskDistribution:
     """The world with its 160 training and 40 target goals, whatever it is called."""
-    return point_distribution(name, "navigation-2d", PROBLEM, *square_goals())
+    return point_distribution(name, PROBLEM, *square_goals())
 
 
 def square_goals() -> tuple[NDArray[np.float64], NDArray[np.float64]]:

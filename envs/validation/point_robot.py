@@ -27,7 +27,7 @@ PROBLEMS = {
 
 def make_task_distribution(name: str) -> TaskDistribution:
     """The world and the tasks called ``name``. Raises ``KeyError`` for a name that is none of ``PROBLEMS``."""
-    return point_distribution(name, "point-robot", PROBLEMS[name], *half_circle_goals())
+    return point_distribution(name, PROBLEMS[name], *half_circle_goals())
 
 
 def half_circle_goals() -> tuple[NDArray[np.float64], NDArray[np.float64]]:

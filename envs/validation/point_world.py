@@ -130,16 +130,15 @@ def goals_of(tasks: Sequence[Task]) -> NDArray[np.float64]:
 
 def point_distribution(
     name: str,
-    family: str,
     problem: PointProblem,
     train_goals: NDArray[np.float64],
     target_goals: NDArray[np.float64],
 ) -> TaskDistribution:
-    """The world of ``problem`` with these goals, (N, 2) each, as training and as target tasks."""
+    """The world of ``problem`` with these goals, (N, 2) each, as training and target tasks. Its family is its name."""
     goals = np.concatenate([train_goals, target_goals])
     return TaskDistribution(
         name=name,
-        family=family,
+        family=name,
         summary=task_distribution_summary(name),
         train_tasks=_tasks("train", train_goals),
         target_tasks=_tasks("target", target_goals),
