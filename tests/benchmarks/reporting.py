@@ -1,9 +1,9 @@
-"""Measured speed of a report, and of its figures and tables alone, of a whole study: 8 algorithms, 2 domains, 10 tasks, 5 seeds, 500 episodes.
+"""Measured speed of a report of a whole study: 8 algorithms, 2 domains, 10 tasks, 5 seeds, 500 episodes.
 
     make benchmark          # or: python -m tests.benchmarks.reporting
 
-800,000 rows in 80 run folders: the target tasks' and as many of meta-training, on the names of two task distributions, so
-that their score ranges are known. The target, on one core, is a report in 60 s.
+800,000 rows in 80 run folders: the target tasks' and as many of meta-training. The target, on one core, is a report in
+60 s. ``whole`` measures the command; ``parts`` its figures and tables one by one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from bench.reporting.tables import make_tables
 from tests.benchmarks.measures import run_benchmarks
 from tests.benchmarks.synthetic_rows import synthetic_rows
 from tests.conftest import ROOT
-
 
 ENVS = ("maze", "kitchen")
 """In place of the made-up domains, whose score ranges are theirs."""
