@@ -136,7 +136,7 @@ def test_what_the_readme_says_of_the_paper_is_in_its_curves() -> None:
 
 
 def test_who_leads_in_how_many_seeds_of_the_kitchen_is_as_the_readme_says(summary: pd.DataFrame) -> None:
-    scores = summary[summary["env"] == "kitchen"].pivot_table(index="seed", columns=["window", "algo"])["mean_score"]
+    scores = summary[summary["env"] == "kitchen"].pivot(index="seed", columns=["window", "algo"], values="mean_score")
     leads = {
         window: int((scores[window]["simpl"] > scores[window]["spirl"]).sum()) for window in scores.columns.levels[0]
     }
@@ -151,8 +151,8 @@ def test_how_sure_three_seeds_are_is_as_simulated() -> None:
     alone, together = (100 * stated_coverage(3, "iqm", share) for share in RUN_CORRELATIONS)
     page = " ".join((ROOT / "README.md").read_text().split())
     assert (
-        f"With three seeds a 95 % interval of the IQM holds the truth {alone:.0f} % of the time, and {together:.0f} % where "
-        f"the tasks of a run share their luck (simulated, correlation {RUN_CORRELATIONS[1]})."
+        f"With three seeds a 95 % interval of the IQM holds the truth {alone:.0f} % of the time, and {together:.0f} % "
+        f"where the tasks of a run share their luck (simulated, correlation {RUN_CORRELATIONS[1]})."
     ) in page
 
 
