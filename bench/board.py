@@ -19,15 +19,16 @@ from rich.text import Text
 
 from bench.errors import UserError, unknown_name
 from bench.files import read_json
+from bench.graph import REPORT, StageNode
 from bench.ledger import LEDGER, sweeps_below
 from bench.locks import lock_holder
 from bench.lookup import find_task_distribution
-from bench.node_records import SWEEPS_FOLDER, sweep_folder
+from bench.node_records import RUNNING, SWEEPS_FOLDER, sweep_folder
 from bench.progress import duration_text
 from bench.results import learning_curve
 from bench.stage_logs import Record, StageLogs
 from bench.stage_state import stage_state
-from bench.status import read_status, status_tables
+from bench.status import SweepStatus, read_status, status_tables
 from bench.store import ARTEFACTS_FOLDER, RUN_FILE, RUN_LOCK, ArtefactStore
 from bench.tables import make_console
 from bench.tensorboard import TensorBoardFiles
@@ -134,34 +135,47 @@ class SweepBoard(Board):
     def __init__(self, out: Path, sweep: str) -> None:
         self.out, self.sweep = out, sweep
         self._store = ArtefactStore(out / ARTEFACTS_FOLDER)
-        self._logs: dict[tuple[str, str], StageLogs] = {}
+        self._known: dict[tuple[str, str], StageLogs] = {}
 
     def logs(self) -> Iterator[tuple[str, StageLogs]]:
-        graph = read_status(self.out, self.sweep).ledger.graph
-        for node in graph.nodes.values():
-            for run in node.runs if node.name != f"report-{node.runs[0]}" else ():
-                key = (run, node.name)
-                if key not in self._logs:
-                    self._logs[key] = StageLogs(self._store, self.out / run, node.stage, node.name)
-                yield run, self._logs[key]
+        for run, nodes in _stages_of(read_status(self.out, self.sweep)).items():
+            for node in nodes:
+                yield run, self._logs_of(run, node)
+
+    def _logs_of(self, run: str, node: StageNode) -> StageLogs:
+        key = (run, node.name)
+        if key not in self._known:
+            self._known[key] = StageLogs(self._store, self.out / run, node.stage, node.name)
+        return self._known[key]
 
     def look(self) -> Snapshot:
         status = read_status(self.out, self.sweep)
         parts: list[RenderableType] = [Text(p) if isinstance(p, str) else p for p in status_tables(status)]
-        requests = {run: node.request for node in status.ledger.graph.nodes.values() for run in node.runs}
-        tables: dict[str, list[pd.DataFrame]] = {}
-        for run, logs in self.logs():
-            tables.setdefault(run, []).append(logs.read()[0])
-        curves = []
-        for run, found in tables.items():
-            curve = learning_curve(pd.concat(found, ignore_index=True))
+        stages = _stages_of(status)
+        curves: list[tuple[str, str, pd.Series]] = []
+        # Those under way first; a study may have a thousand runs, and reading them all takes longer than a look.
+        for run in sorted(stages, key=lambda run: status.run_state(run) != RUNNING):
+            rows = [self._logs_of(run, node).read()[0] for node in stages[run]]
+            curve = learning_curve(pd.concat(rows, ignore_index=True))
             if len(curve):
-                curves.append((run, requests[run].env, curve))
+                curves.append((run, stages[run][0].request.env, curve))
+            if len(curves) == _SHOWN_RUNS:
+                break
         if curves:
-            parts.append(_curve_table(curves[:_SHOWN_RUNS]))
-            if len(curves) > _SHOWN_RUNS:
-                parts.append(Text(f"and {len(curves) - _SHOWN_RUNS} more runs with scores"))
+            parts.append(_curve_table(curves))
+        if len(curves) == _SHOWN_RUNS < len(stages):
+            parts.append(Text(f"(at most {_SHOWN_RUNS} runs; bench report has all)"))
         return Snapshot(parts, status.is_moving)
+
+
+def _stages_of(status: SweepStatus) -> dict[str, list[StageNode]]:
+    """Run -> its stages, the making of its results left out."""
+    found: dict[str, list[StageNode]] = {run: [] for run in status.ledger.graph.runs}
+    for node in status.ledger.graph.nodes.values():
+        if node.stage != REPORT:
+            for run in node.runs:
+                found[run].append(node)
+    return found
 
 
 def _table(title: str, *columns: str) -> Table:

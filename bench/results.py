@@ -14,7 +14,7 @@ from bench.files import read_json, storage_errors
 from bench.rows import EPISODES_TABLE, TARGET_PHASES
 from bench.store import RUN_FILE
 
-WINDOWS: tuple[tuple[int, int], ...] = ((0, 20), (20, 40), (40, 60), (90, 110), (190, 200))
+WINDOWS: tuple[tuple[int, int], ...] = ((0, 20), (20, 40), (40, 60), (90, 110), (190, 200), (490, 500))
 """Half-open ranges of target-task episodes over which scores are averaged."""
 
 RUN_COLUMNS = ("run", "algo", "env", "preset", "seed", "stage")

@@ -161,7 +161,7 @@ def test_show_as_json_and_as_tables(bench: Bench, tmp_path: Path) -> None:
     assert [stage["name"] for stage in content["stages"]] == ["data", "fit", "adapt"]
     assert {stage["state"] for stage in content["stages"]} == {"done"}
     assert content["windows"][0]["n_tasks"] == 3
-    assert content["windows"][-1] == {"window": "190-200", "mean_score": None, "n_tasks": 0}
+    assert content["windows"][-1] == {"window": "490-500", "mean_score": None, "n_tasks": 0}
     text = bench("show", tmp_path / "toy-toy-line-smoke-s0").out
     assert "toy on toy-line, smoke, seed 0; done" in text
     assert "0-20" in text

@@ -10,7 +10,7 @@ from tests.benchmarks import kitchen, maze, reporting, sweep
 def test_benchmarks_are_there() -> None:
     assert callable(maze.stepping) and callable(maze.data)
     assert callable(sweep.sweep) and len(sweep.ALGORITHM.stages) == 200
-    assert callable(reporting.reporting)
+    assert callable(reporting.whole) and callable(reporting.parts)
     assert callable(kitchen.stepping) and callable(kitchen.shares)
 
 

@@ -16,6 +16,8 @@ import pytest
 
 import algorithms.registry
 import envs.registry
+from bench.results import write_summary
+from bench.statistics.coverage import RUN_CORRELATIONS, stated_coverage
 from envs.kitchen.readers import human_trajectories
 from tests.conftest import ROOT, Bench
 
@@ -81,19 +83,77 @@ def test_the_line_that_makes_csv_of_rows_does(tmp_path: Path, monkeypatch: pytes
     assert {"task", "episode", "return", "env_steps"} <= set(made) and len(made) > 1000
 
 
-@pytest.mark.parametrize("env", ["maze", "kitchen"])
-def test_the_results_in_the_readme_are_those_of_the_summary(env: str) -> None:
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """What ``bench summary results`` makes of the shipped rows; the table that ships is this one, byte for byte."""
+    made = tmp_path_factory.mktemp("summary") / "summary.csv"
+    write_summary([ROOT / "results"], made)
+    assert made.read_bytes() == (ROOT / "results" / "summary.csv").read_bytes()
+    return pd.read_csv(made).query("preset == 'quick'")
+
+
+def results_section() -> str:
+    """The README's results, each paragraph in one line."""
+    (section,) = re.findall(r"## Results\n(.*?)\n## ", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    return re.sub(r"(?<=[^\n|])\n(?=[^\n|])", " ", section)
+
+
+def test_every_number_in_the_results_tables_comes_from_the_shipped_rows(summary: pd.DataFrame) -> None:
     """Each score is the mean over the shipped seeds of one window; the last column is the mean wall time."""
-    page = (ROOT / "README.md").read_text()
-    (table,) = re.findall(rf"(\| `{env}`, episodes \|.*?)\n\n", page, flags=re.DOTALL)
-    summary = pd.read_csv(ROOT / "results" / "summary.csv").query(f"env == '{env}' and preset == 'quick'")
-    windows = re.findall(r"\d+-\d+", table.splitlines()[0])
-    assert len(windows) == summary["window"].nunique()
-    for algo, runs in summary.groupby("algo"):
-        scores = runs.groupby("window")["mean_score"].mean()
-        minutes = runs.groupby("seed")["seconds"].first().mean() / 60
-        cells = [f"{scores[window]:.2f}" for window in windows] + [f"{minutes:.0f}"]
-        assert f"| `{algo}` | {' | '.join(cells)} |" in table
+    tables = re.findall(r"\| `([\w-]+)`, episodes (\|.*?)\n\|[-|]+\n((?:\|.*\n)+)", results_section() + "\n")
+    assert {env for env, _, _ in tables} == set(summary["env"])
+    for env, head, body in tables:
+        own = summary[summary["env"] == env]
+        windows = re.findall(r"\d+-\d+", head)
+        assert windows == list(dict.fromkeys(own["window"])) and head.rstrip(" |").endswith("minutes")
+        expected = []
+        for algo, runs in own.groupby("algo"):
+            scores = runs.groupby("window")["mean_score"].mean()
+            minutes = runs.groupby("seed")["seconds"].first().mean() / 60
+            cells = [f"`{algo}`", *(f"{scores[window]:.2f}" for window in windows), f"{minutes:.0f}"]
+            expected.append(f"| {' | '.join(cells)} |")
+        assert sorted(body.splitlines()) == sorted(expected)
+
+
+def test_what_the_readme_says_of_the_paper_is_in_its_curves() -> None:
+    curves = pd.read_csv(ROOT / "results" / "paper" / "figure4_curves.csv").set_index(
+        ["domain", "algorithm", "episode"]
+    )
+
+    def between(algorithm: str, start: int, stop: int) -> pd.Series:
+        curve = curves["mean"]["kitchen"][algorithm]
+        return curve[(curve.index >= start) & (curve.index < stop)]
+
+    text = results_section()
+    at = [f"{curves['mean']['maze', algorithm, e]:.2f}" for algorithm in ("SiMPL", "SPiRL") for e in (40, 100)]
+    assert "SiMPL {} at episode 40 and {} at 100, SPiRL {} and {}.".format(*at) in text
+    early = between("SiMPL", 40, 60)
+    late = [between(algorithm, 90, 110).mean() for algorithm in ("SiMPL", "SPiRL")]
+    assert (
+        f"SiMPL {early.min():.1f} to {early.max():.1f} in 40-60 and {late[0]:.1f} in 90-110, "
+        f"SPiRL about {between('SPiRL', 40, 60).mean():.1f} and {late[1]:.1f}."
+    ) in text
+
+
+def test_who_leads_in_how_many_seeds_of_the_kitchen_is_as_the_readme_says(summary: pd.DataFrame) -> None:
+    scores = summary[summary["env"] == "kitchen"].pivot(index="seed", columns=["window", "algo"], values="mean_score")
+    leads = {
+        window: int((scores[window]["simpl"] > scores[window]["spirl"]).sum()) for window in scores.columns.levels[0]
+    }
+    assert (len(scores), leads) == (3, {"0-20": 3, "20-40": 3, "40-60": 1, "90-110": 0})
+    words = (
+        "SiMPL leads it in the first 40 episodes in every seed, at 40-60 in one seed of three, and at 90-110 in none."
+    )
+    assert words in results_section()
+
+
+def test_how_sure_three_seeds_are_is_as_simulated() -> None:
+    alone, together = (100 * stated_coverage(3, "iqm", share) for share in RUN_CORRELATIONS)
+    page = " ".join((ROOT / "README.md").read_text().split())
+    assert (
+        f"With three seeds a 95 % interval of the IQM holds the truth {alone:.0f} % of the time, and {together:.0f} % "
+        f"where the tasks of a run share their luck (simulated, correlation {RUN_CORRELATIONS[1]})."
+    ) in page
 
 
 def test_the_data_pages_commands_work_on_a_file_in_d4rls_layout(

@@ -264,6 +264,18 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path, bench: Ben
     assert not stale.exists()
 
 
+def test_its_scores_are_those_of_the_readme(shipped: Path) -> None:
+    """The last window that both algorithms have; the README's cells are also checked against ``bench summary``."""
+    readme = (ROOT / "README.md").read_text()
+    for env, window in (("maze", "190-200"), ("kitchen", "90-110")):
+        (head,) = re.findall(rf"\| `{env}`, episodes \|.*", readme)
+        column = [cell.strip() for cell in head.split("|")].index(window)
+        standings = pd.read_csv(shipped / "tables" / f"standings-{env}-quick.csv")
+        for algo, score in zip(standings["algorithm"], standings["mean"], strict=True):
+            rows = [line.split("|") for line in re.findall(rf"\| `{algo}` \|.*", readme.partition(head)[2])]
+            assert rows[0][column].strip() == f"{score:.2f}"
+
+
 def test_commands_repeat_their_runs(shipped: Path) -> None:
     text = Parsed((shipped / "index.html").read_text()).text
     for folder in (ROOT / "results" / "runs").iterdir():
