@@ -121,7 +121,7 @@ def _target_figure(tasks: TaskDistribution, preset: str, found: Sequence[StagePa
     return ReportFigure(
         file_name("paths", tasks.name, preset), title, caption, f"Paths drawn on the map, one panel for each of: "
         f"{'; '.join(name for name, _ in panels)}.",
-        partial(_draw_paths, tasks, tasks.target_tasks, panels, len(episodes)),
+        partial(_draw_paths, tasks, tasks.target_tasks, panels, len(episodes) if len(episodes) > 1 else 3),
     )  # fmt: skip
 
 
