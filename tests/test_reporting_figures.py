@@ -329,3 +329,29 @@ def test_runs_that_kept_nothing_and_damaged_files_are_named(tmp_path: Path, ship
         file.write_bytes(damaged)
         with pytest.raises(StorageError, match=r"paths-adapt.npz cannot be read"):
             path_figures(load_inputs([tmp_path]))
+
+
+def test_runs_that_end_with_meta_training_make_figure_8(tmp_path: Path) -> None:
+    """Also beside a run that shares their stage and goes on: it counts once."""
+    for name, seed, until in (("short", 0, "meta_train"), ("whole", 0, None), ("other", 1, "meta_train")):
+        write_run(tmp_path / name, [0.5], seed=seed, algo="simpl", env="maze-easy", until=until)
+        rows = pd.read_parquet(tmp_path / name / "episodes.parquet").assign(stage="meta_train")
+        trained = rows.assign(phase="meta_train_posterior", **{"return": float(seed)})
+        parts = [trained] if until else [trained, rows]
+        pd.concat(parts).to_parquet(tmp_path / name / "episodes.parquet")
+    inputs = load_inputs([tmp_path])
+    assert [group.seeds for group in inputs.groups] == [(0,)]
+    figure = figure_named(study_figures(inputs), "figure8-quick")
+    (axes,) = figure.draw().axes
+    np.testing.assert_allclose(points(line(axes, "simpl"))[:, 1], 0.5)
+    assert "simpl: 2 seeds" in figure.caption
+    assert "maze-medium (simpl, bc+maml, pearl, bc+pearl)" in figure.caption.partition("Not run yet: ")[2]
+
+
+def test_a_nan_in_a_run_that_ends_with_meta_training_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "nan", [float("nan")], algo="simpl", env="maze-easy", until="meta_train")
+    rows = pd.read_parquet(tmp_path / "nan" / "episodes.parquet")
+    rows.assign(phase="meta_train_posterior").to_parquet(tmp_path / "nan" / "episodes.parquet")
+    inputs = load_inputs([tmp_path])
+    assert inputs.runs == ()
+    assert [run.reason for run in inputs.excluded] == ["20 returns are not finite numbers"]

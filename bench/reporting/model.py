@@ -85,7 +85,8 @@ class ReportInputs:
     folders: tuple[Path, ...]
     """As they were asked for."""
     runs: tuple[LoadedRun, ...]
-    """Every run that is not excluded, by task distribution, label, preset and seed."""
+    """Every run that is not excluded, by task distribution, label, preset and seed; also those that were asked to end
+    before their target tasks (``--until``), which are in no group."""
     groups: tuple[EpisodeReturns, ...]
     """Their returns on the target tasks, a group per task distribution, label and preset."""
     excluded: tuple[Excluded, ...]
