@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from algorithms.adaptation_config import TaskLearningConfig
+from algorithms.episode_paths import PATH_EPISODES, EpisodePaths
 from algorithms.files import save_tensors
 from algorithms.networks import torch_generator
 from algorithms.regularized_sac import (
@@ -78,6 +79,7 @@ class Adaptation(Stage):
         self.env_steps: dict[int, int] = dict.fromkeys(self.task_indices, 0)
         self.finished_learners: dict[int, dict[str, Any]] = {}
         self._last_success: dict[int, bool] = {}
+        self.paths = EpisodePaths()
 
     # -- what an algorithm says ----------------------------------------------------------------
 
@@ -184,6 +186,8 @@ class Adaptation(Stage):
         row = EpisodeRow(
             phase, task, self.episodes[task], self.env_steps[task], episode.episode_return, success, episode.length
         )
+        if self.episodes[task] in PATH_EPISODES:
+            self.paths.keep(task, self.episodes[task], episode)
         self.episodes[task] += 1
         return row
 
@@ -314,6 +318,7 @@ class Adaptation(Stage):
             "env_steps": dict(self.env_steps),
             "last_success": dict(self._last_success),
             "finished_learners": dict(self.finished_learners),
+            "paths": self.paths.state_dict(),
         }
 
     def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
@@ -333,9 +338,11 @@ class Adaptation(Stage):
         self.episodes, self.env_steps = dict(state["episodes"]), dict(state["env_steps"])
         self._last_success = dict(state["last_success"])
         self.finished_learners = dict(state["finished_learners"])
+        self.paths.load_state_dict(state.get("paths", {}))  # checkpoints of before paths were kept
 
     def write_artefact(self, folder: Path) -> dict[str, Any]:
         save_tensors(folder / ADAPTED_FILE, {"learners": self.finished_learners})
+        self.paths.write(folder)
         return {"tasks": len(self.finished_learners)}
 
     # -- speed ---------------------------------------------------------------------------------

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from algorithms.episode_paths import EpisodePaths
 from algorithms.files import save_tensors
+from algorithms.latents import save_latents
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
 from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic, StateInputs
@@ -94,6 +96,10 @@ class MetaTrainConfig(ABC):
         return sum(group.tasks for group in self.context_groups)
 
 
+LATENTS_PER_TASK = 8
+"""Contexts of each training task whose posterior is kept for a picture."""
+
+
 class MetaLearner(nn.Module):
     """What meta-training asks of an algorithm."""
 
@@ -151,6 +157,8 @@ class MetaTraining(Stage):
         self.epochs = self.updates = self.owed_updates = self.rounds = 0
         self.episodes, self.env_steps = [0] * count, [0] * count
         self._success: float | None = None
+        self.paths = EpisodePaths()
+        """Of the last epoch, with e ~ q(e given c) (paper, Figure 9)."""
 
     @property
     def progress(self) -> Progress:
@@ -220,6 +228,8 @@ class MetaTraining(Stage):
             self.replay.add(task, packed)
             if phase == "meta_train_prior":
                 self.context_replay.add(task, packed)
+            if phase == "meta_train_posterior" and self.epochs == self.config.epochs - 1:
+                self.paths.keep(task, self.episodes[task], episode)
             self.env_steps[task] += episode.length
             success = episode.episode_return >= self.distribution.score_range[1]
             rows.append(
@@ -299,6 +309,7 @@ class MetaTraining(Stage):
             "context_replay": self.context_replay.state_dict(),
             "episodes": list(self.episodes),
             "env_steps": list(self.env_steps),
+            "paths": self.paths.state_dict(),
             "counters": {name: getattr(self, name) for name in self._COUNTERS},
         }
 
@@ -309,8 +320,16 @@ class MetaTraining(Stage):
         self.replay.load_state_dict(state["replay"])
         self.context_replay.load_state_dict(state["context_replay"])
         self.episodes, self.env_steps = list(state["episodes"]), list(state["env_steps"])
+        self.paths.load_state_dict(state.get("paths", {}))  # checkpoints of before paths were kept
         for name in self._COUNTERS:
             setattr(self, name, state["counters"][name])
+
+    def _save_latents(self, folder: Path) -> None:
+        """Means of q(e given c) for contexts drawn anew, some of each training task."""
+        tasks = torch.arange(len(self.tasks)).repeat_interleave(LATENTS_PER_TASK)
+        posterior = self._encode(tasks, torch_generator(self.context.seed, "meta_train", "latents"))
+        what = f"means of q(e given c), {LATENTS_PER_TASK} contexts of each training task"
+        save_latents(folder, posterior.mean, tasks, what, "training task (index)")
 
     def write_artefact(self, folder: Path) -> dict[str, Any]:
         config = asdict(self.config)
@@ -318,6 +337,8 @@ class MetaTraining(Stage):
             folder / META_FILE,
             {"config": config, "learner": self.learner.state_dict(), "train_tasks": len(self.tasks)},
         )
+        self.paths.write(folder)
+        self._save_latents(folder)
         return {"updates": self.updates, "last_posterior_success": self._success}
 
     # -- speed ---------------------------------------------------------------------------------

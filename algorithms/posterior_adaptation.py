@@ -19,6 +19,7 @@ from torch import Tensor
 
 from algorithms.adaptation import ADAPTED_FILE
 from algorithms.encoded_adaptation import encode_context
+from algorithms.episode_paths import PATH_EPISODES, EpisodePaths
 from algorithms.files import save_tensors
 from algorithms.meta_training import MetaLearner, MetaTrainConfig, prior_task_embeddings
 from algorithms.networks import Gaussian, torch_generator
@@ -71,6 +72,7 @@ class PosteriorAdaptation(Stage):
         """Context transitions (C, context features) of each task's exploration episodes."""
         self.task_embeddings = torch.zeros((count, meta_config.task_embedding_dim), device=context.device)
         self._last_success: dict[int, bool] = {}
+        self.paths = EpisodePaths()
 
     @property
     def progress(self) -> Progress:
@@ -155,6 +157,8 @@ class PosteriorAdaptation(Stage):
             task, score = self.tasks[learner], episode.episode_return
             self._last_success[task] = success
             rows.append(EpisodeRow(phase, task, number, self.env_steps[learner], score, success, episode.length))
+            if number in PATH_EPISODES:
+                self.paths.keep(task, number, episode)
             self.episodes[learner] += 1
         return rows
 
@@ -167,6 +171,7 @@ class PosteriorAdaptation(Stage):
             "contexts": [list(parts) for parts in self.contexts],
             "task_embeddings": self.task_embeddings.clone(),
             "last_success": dict(self._last_success),
+            "paths": self.paths.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -174,6 +179,7 @@ class PosteriorAdaptation(Stage):
         self.contexts = [[part.to(self.context.device) for part in parts] for parts in state["contexts"]]
         self.task_embeddings = state["task_embeddings"].to(self.context.device)
         self._last_success = dict(state["last_success"])
+        self.paths.load_state_dict(state.get("paths", {}))  # checkpoints of before paths were kept
 
     def write_artefact(self, folder: Path) -> dict[str, Any]:
         policy = [parameter.detach()[0].cpu().clone() for parameter in self.meta.networks.policy.parameters()]
@@ -182,6 +188,7 @@ class PosteriorAdaptation(Stage):
             for i, task in enumerate(self.tasks)
         }
         save_tensors(folder / ADAPTED_FILE, {"learners": learners})
+        self.paths.write(folder)
         return {"tasks": len(self.tasks)}
 
     # -- speed ---------------------------------------------------------------------------------

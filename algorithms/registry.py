@@ -95,13 +95,14 @@ def algorithm(name: str) -> Algorithm:
     return found
 
 
+# New lines go last: the colour of an algorithm in all figures goes by its place.
 register_algorithm("simpl", "algorithms.simpl:ALGORITHM", "skill-based meta-reinforcement learning")
 register_algorithm("spirl", "algorithms.spirl:ALGORITHM", "skill-prior reinforcement learning, no meta-training")
 register_algorithm("sac", "algorithms.sac:ALGORITHM", "soft actor-critic from scratch, primitive actions")
-register_algorithm("sac-tianshou", "algorithms.sac_tianshou:ALGORITHM", "SAC by tianshou: checks sac", "tianshou")
 register_algorithm("bc+maml", "algorithms.bc_maml:ALGORITHM", "meta-learning from a cloned policy, no skills")
 register_algorithm("maml", "algorithms.bc_maml:MAML", "MAML without behaviour cloning: the validation of bc+maml")
 register_algorithm("mtrl", "algorithms.mtrl:ALGORITHM", "policies of the training tasks distilled into one, then SPiRL")
 register_algorithm("pearl", "algorithms.pearl:PEARL", "meta-RL with a task encoder; primitive actions, no offline data")
 register_algorithm("pearl-ft", "algorithms.pearl:PEARL_FT", "PEARL, then SAC on the target task")
 register_algorithm("bc+pearl", "algorithms.bc_pearl:ALGORITHM", "PEARL around a policy cloned from the offline data")
+register_algorithm("sac-tianshou", "algorithms.sac_tianshou:ALGORITHM", "SAC by tianshou: checks sac", "tianshou")

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.files import save_tensors
+from algorithms.latents import save_latents
 from algorithms.networks import torch_generator
 from algorithms.offline_training import (
+    MIN_STATE_SIGMA,
     OfflineTraining,
     as_tensors,
     draw_rollouts,
@@ -35,6 +37,9 @@ from algorithms.skill_model import (
 )
 from algorithms.stage import StageContext, StageSpec
 from envs.trajectories import Trajectories
+
+LATENTS = 1000
+"""Skills whose latent vectors are kept for a picture."""
 
 
 class CropSampler:
@@ -123,6 +128,19 @@ class SkillTraining(OfflineTraining):
             "updates": self.updates,
         }
 
+    @torch.no_grad()
+    def _save_latents(self, folder: Path) -> None:
+        """q(z given s, a) of held-out crops, coloured by how far the state moves."""
+        self.model.eval()
+        generator = torch_generator(self.context.seed, "skills", "latents")
+        chosen = self.sampler.held_out.repeat(-(-LATENTS // len(self.sampler.held_out)))[:LATENTS]
+        states, actions = self.sampler.crops(chosen, torch.rand(len(chosen), generator=generator))
+        means = self.model.encode(states.to(self.context.device), actions.to(self.context.device)).mean
+        scale = self.sampler.states.std(0).clamp(min=MIN_STATE_SIGMA)
+        moved = ((states[:, -1] - states[:, 0]) / scale).norm(dim=1)
+        what = "means of q(z given s, a) of crops of trajectories that were not trained on"
+        save_latents(folder, means, moved, what, "displacement of the state, in standard deviations of the data")
+
     def write_artefact(self, folder: Path) -> dict[str, Any]:
         metrics = self.held_out_losses()
         distribution = self.context.task_distribution
@@ -135,6 +153,7 @@ class SkillTraining(OfflineTraining):
                 "model": self.model.state_dict(),
             },
         )
+        self._save_latents(folder)
         model = load_skill_model(folder)
         rollouts = draw_rollouts(
             lambda states, noise: model.skill_prior(states).sample(noise),

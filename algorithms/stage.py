@@ -17,6 +17,14 @@ from numpy.typing import NDArray
 
 from envs.core import TaskDistribution
 
+PATHS_FILE = "paths.npz"
+"""In an artefact that keeps the paths of some episodes: ``task`` and ``episode`` (P,), where each path ends in
+``states`` (``ends``, (P,)), and ``states`` (sum of lengths, D) float32. Tasks are numbered as in the episode rows."""
+
+LATENTS_FILE = "latents.npz"
+"""In an artefact that has learned a latent space: ``latents`` (K, Z) float32, ``value`` (K,) float32, which says what
+each of them stands for, ``what`` and ``value_name``, texts for a caption and for a colour bar."""
+
 
 @dataclass(frozen=True)
 class EpisodeRow:

@@ -35,6 +35,12 @@ SOON_MADE_AGAIN_SECONDS = 1.0
 _BUILD_FOLDER = "artefact"
 
 
+def stage_file_name(stage: str, name: str) -> str:
+    """Name in an exported run of a file of one of its stages: ``paths-adapt.npz``."""
+    stem, dot, ending = name.partition(".")
+    return f"{stem}-{stage}{dot}{ending}"
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where a stage ran. Results are exact on the same machine with the same values."""

@@ -136,5 +136,8 @@ class TaskDistribution:
     episode_renderer: EpisodeRenderer | None = None
     score_name: str = "return"
     """What a return counts, as an axis says it: ``success``."""
+    draw_paths_on: Callable[[Sequence[NDArray[np.floating[Any]]], Sequence[Task], Axes], None] | None = None
+    """``draw_paths_on(observations of each episode [(T, D)], tasks, axes)``: as ``draw_paths``, in a panel of a figure;
+    observations may be some of an episode's, in order."""
     draw_tasks: Callable[[Axes], None] | None = None
     """Draws training and target tasks into an empty matplotlib axes, with labels for a legend."""

@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rliable import library, metrics
 
-from bench.errors import UserError
+from bench.errors import StorageError, UserError
 from bench.reporting.figures import make_figures
 from bench.reporting.figures.aggregates import improvement_figures, interval_figures, profile_figures
+from bench.reporting.figures.artefacts import latent_figures, path_figures
 from bench.reporting.figures.cost import cost_figures
 from bench.reporting.figures.meta_training import meta_training_figures
 from bench.reporting.figures.studies import other_learning_figures, study_figures
@@ -267,3 +268,90 @@ def test_the_kitchens_orders_are_drawn_task_by_task(shipped: ReportInputs) -> No
     (axes,) = figure_named(task_figures(shipped), "tasks-kitchen").draw().axes
     assert len(axes.lines) == 4 * (23 + 10)
     assert {text.get_text() for text in axes.texts} == {"training tasks (23)", "target tasks (10)"}
+
+
+def run_with_paths(folder: Path, exported: bool) -> dict[tuple[int, int], np.ndarray]:
+    """A run on the maze that kept paths of two target tasks in episodes 0 and 20, and a latent space."""
+    rng = np.random.default_rng(0)
+    kept = {(task, at): rng.uniform(1, 20, (5 + task, 4)).astype(np.float32) for task in (0, 3) for at in (0, 20)}
+    stages = [
+        {"name": "adapt", "seconds": 1.0, "artefact": "adapt-1"},
+        {"name": "fit", "seconds": 1.0, "artefact": "f"},
+    ]
+    write_run(folder / "run", [0.0, 1.0], episodes=30, env="maze", stages=stages)
+    rows = pd.read_parquet(folder / "run" / "episodes.parquet").assign(stage="adapt")
+    rows.to_parquet(folder / "run" / "episodes.parquet")
+    names = {"adapt": folder / "run" / "paths-adapt.npz", "fit": folder / "run" / "latents-fit.npz"}
+    if not exported:
+        names = {"adapt": folder / "artefacts/adapt-1/paths.npz", "fit": folder / "artefacts/f/latents.npz"}
+        for path in names.values():
+            path.parent.mkdir(parents=True)
+    keys = sorted(kept)
+    np.savez(
+        names["adapt"], task=[task for task, _ in keys], episode=[at for _, at in keys],
+        ends=np.cumsum([len(kept[key]) for key in keys]), states=np.concatenate([kept[key] for key in keys]),
+    )  # fmt: skip
+    line = np.outer(np.arange(6.0), [3.0, 0.0, 4.0])
+    np.savez(names["fit"], latents=line, value=np.arange(6.0), what="points on a line", value_name="place")
+    return kept
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_paths_are_drawn_as_they_were_kept(tmp_path: Path, exported: bool) -> None:
+    kept = run_with_paths(tmp_path, exported)
+    (figure,) = path_figures(load_inputs([tmp_path / "run"])).items
+    panels = figure.draw().axes
+    assert [axes.get_title() for axes in panels] == ["a, episode 0", "a, episode 20"]
+    for axes, at in zip(panels, (0, 20), strict=True):
+        shown = {tuple(np.asarray(part.get_xdata())) for part in axes.lines}
+        assert {tuple(path[:, 0]) for (_, episode), path in kept.items() if episode == at} <= shown
+    assert "a: seed 0" in figure.caption and "episodes 0, 20 on target tasks of maze" in figure.caption
+
+
+def test_a_latent_space_is_seen_from_where_it_is_widest(tmp_path: Path) -> None:
+    run_with_paths(tmp_path, exported=True)
+    (figure,) = latent_figures(load_inputs([tmp_path])).items
+    axes = figure.draw().axes[0]
+    offsets = np.asarray(axes.collections[0].get_offsets())
+    np.testing.assert_allclose(np.sort(offsets[:, 0]), 5 * np.arange(-2.5, 3), atol=1e-6)
+    np.testing.assert_allclose(offsets[:, 1], 0, atol=1e-6)
+    assert "points on a line" in figure.caption and "100 % of the variance" in figure.caption
+    assert figure.alt.endswith("Largest correlation of an axis with colour: 1.00.")
+
+
+def test_runs_that_kept_nothing_and_damaged_files_are_named(tmp_path: Path, shipped: ReportInputs) -> None:
+    assert any("no run has kept any" in line for line in path_figures(shipped).missing)
+    assert latent_figures(shipped).missing
+    run_with_paths(tmp_path, exported=True)
+    file = tmp_path / "run" / "paths-adapt.npz"
+    whole = file.read_bytes()
+    for damaged in (whole[:-50], b"not one of ours"):
+        file.write_bytes(damaged)
+        with pytest.raises(StorageError, match=r"paths-adapt.npz cannot be read"):
+            path_figures(load_inputs([tmp_path]))
+
+
+def test_runs_that_end_with_meta_training_make_figure_8(tmp_path: Path) -> None:
+    """Also beside a run that shares their stage and goes on: it counts once."""
+    for name, seed, until in (("short", 0, "meta_train"), ("whole", 0, None), ("other", 1, "meta_train")):
+        write_run(tmp_path / name, [0.5], seed=seed, algo="simpl", env="maze-easy", until=until)
+        rows = pd.read_parquet(tmp_path / name / "episodes.parquet").assign(stage="meta_train")
+        trained = rows.assign(phase="meta_train_posterior", **{"return": float(seed)})
+        parts = [trained] if until else [trained, rows]
+        pd.concat(parts).to_parquet(tmp_path / name / "episodes.parquet")
+    inputs = load_inputs([tmp_path])
+    assert [group.seeds for group in inputs.groups] == [(0,)]
+    figure = figure_named(study_figures(inputs), "figure8-quick")
+    (axes,) = figure.draw().axes
+    np.testing.assert_allclose(points(line(axes, "simpl"))[:, 1], 0.5)
+    assert "simpl: 2 seeds" in figure.caption
+    assert "maze-medium (simpl, bc+maml, pearl, bc+pearl)" in figure.caption.partition("Not run yet: ")[2]
+
+
+def test_a_nan_in_a_run_that_ends_with_meta_training_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "nan", [float("nan")], algo="simpl", env="maze-easy", until="meta_train")
+    rows = pd.read_parquet(tmp_path / "nan" / "episodes.parquet")
+    rows.assign(phase="meta_train_posterior").to_parquet(tmp_path / "nan" / "episodes.parquet")
+    inputs = load_inputs([tmp_path])
+    assert inputs.runs == ()
+    assert [run.reason for run in inputs.excluded] == ["20 returns are not finite numbers"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import bench
 from bench.errors import UserError
 from bench.files import storage_errors
-from bench.reporting.model import LoadedRun, ReportInputs
-from bench.results import read_run
+from bench.reporting.model import Excluded, LoadedRun, ReportInputs
+from bench.results import find_runs, read_run
 from bench.statistics.episodes import load_episodes, run_label
 
 PAPER_CURVES = Path(bench.__file__).parent.parent / "results" / "paper" / "figure4_curves.csv"
@@ -25,13 +26,31 @@ def load_inputs(folders: Sequence[Path], paper: Path | None = None) -> ReportInp
     Raises ``UserError`` when a folder does not exist or holds no run, or the CSV lacks a column.
     """
     loaded = load_episodes(folders)
-    kept = {run for group in loaded.groups for run in group.runs}
+    excluded = list(loaded.excluded)
+    left_out = {run.run for run in excluded}
+    in_groups = {run for group in loaded.groups for run in group.runs}
     runs = []
-    for folder in sorted(Path(run) for run in kept):
+    for folder in find_runs(folders):
+        if str(folder) in left_out:
+            continue
         record, rows = read_run(folder)
-        runs.append(LoadedRun(folder, record, rows, run_label(record)))
+        run = LoadedRun(folder, record, rows, run_label(record))
+        # The others were asked to end before their target tasks: nobody has looked at their rows yet.
+        reason = None if str(folder) in in_groups else _unsound(rows)
+        if reason is None:
+            runs.append(run)
+        else:
+            excluded.append(Excluded(str(folder), reason))
     runs.sort(key=lambda run: (run.env, run.label, run.preset, run.seed))
-    return ReportInputs(tuple(folders), tuple(runs), loaded.groups, loaded.excluded, read_published(paper))
+    return ReportInputs(tuple(folders), tuple(runs), loaded.groups, tuple(excluded), read_published(paper))
+
+
+def _unsound(rows: pd.DataFrame) -> str | None:
+    """Why the rows of a run can be in no figure."""
+    if (rows["status"] != "ok").any():
+        return "a stage failed"
+    count = int((~np.isfinite(rows["return"].to_numpy(dtype=float))).sum())
+    return f"{count} returns are not finite numbers" if count else None
 
 
 def read_published(path: Path | None) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from bench.files import read_json
 from bench.statistics.episodes import EpisodeReturns, Excluded
-from bench.store import ARTEFACTS_FOLDER, MANIFEST, ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, MANIFEST, ArtefactStore, stage_file_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +58,15 @@ class LoadedRun:
     def seed(self) -> int:
         return int(self.record["seed"])
 
+    def stage_file(self, stage: Mapping[str, Any], name: str) -> Path | None:
+        """A file that one of the run's stages left, such as ``paths.npz``; None where it left none.
+
+        In an exported run it stands beside the rows with the stage in its name, otherwise in the artefact.
+        """
+        exported = self.folder / stage_file_name(str(stage["name"]), name)
+        artefact = ArtefactStore(self.folder.parent / ARTEFACTS_FOLDER).folder(str(stage.get("artefact", ""))) / name
+        return next((path for path in (exported, artefact) if path.is_file()), None)
+
     def stage_key(self, stage: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """What determines the artefact of one of the run's stages (``config`` and more), by its manifest.
 
@@ -76,7 +85,8 @@ class ReportInputs:
     folders: tuple[Path, ...]
     """As they were asked for."""
     runs: tuple[LoadedRun, ...]
-    """Every run that is not excluded, by task distribution, label, preset and seed."""
+    """Every run that is not excluded, by task distribution, label, preset and seed; also those that were asked to end
+    before their target tasks (``--until``), which are in no group."""
     groups: tuple[EpisodeReturns, ...]
     """Their returns on the target tasks, a group per task distribution, label and preset."""
     excluded: tuple[Excluded, ...]

@@ -184,12 +184,13 @@ def _arrange(part: pd.DataFrame) -> EpisodeReturns:
         label=str(first["label"]), env=str(first["env"]), preset=str(first["preset"]),
         seeds=tuple(map(int, seeds)), tasks=tuple(map(int, tasks)),
         task_names=tuple(map(str, part["task_name"].to_numpy()[first_of_task])),
-        returns=returns, score_range=_score_range(str(first["env"])),
+        returns=returns, score_range=score_range_of(str(first["env"])),
         runs=tuple(sorted(map(str, part["run"].unique()))),
     )  # fmt: skip
 
 
-def _score_range(env: str) -> tuple[float, float] | None:
+def score_range_of(env: str) -> tuple[float, float] | None:
+    """Lowest and highest possible return; None for a task distribution that is not installed here."""
     try:
         return find_task_distribution(env).score_range
     except UserError:

@@ -38,7 +38,21 @@ def draw_paths(
     path: Path,
     title: str,
 ) -> None:
-    """Write a PNG of episodes on the map.
+    """Write a PNG of episodes on the map: ``draw_paths_on``."""
+    figure, (axes,) = _new_panels(1, 1, panel_inches=5.0)
+    draw_paths_on(layout, start_position, observations_of_episodes, tasks, axes)
+    axes.set_title(title, fontsize=11)
+    save_figure(figure, path)
+
+
+def draw_paths_on(
+    layout: Layout,
+    start_position: tuple[float, float],
+    observations_of_episodes: Sequence[NDArray[np.floating[Any]]],
+    tasks: Sequence[Task],
+    axes: Axes,
+) -> None:
+    """Episodes on the map.
 
     ``observations_of_episodes`` are (T, D) arrays whose first two features are the position. With one task per episode
     every distinct task has a colour, its goal in the same colour; with no tasks all paths are drawn alike. Raises
@@ -46,7 +60,6 @@ def draw_paths(
     """
     if len(tasks) not in (0, len(observations_of_episodes)):
         raise ValueError(f"{len(observations_of_episodes)} episodes but {len(tasks)} tasks; give one each or none")
-    figure, (axes,) = _new_panels(1, 1, panel_inches=5.0)
     _draw_map(axes, layout)
     names = sorted({task.name for task in tasks})
     colours = dict(zip(names, _colours(len(names)), strict=True))
@@ -59,8 +72,6 @@ def draw_paths(
         axes.add_patch(_circle(x, y, 1.0, colours[task.name]))
         axes.plot(x, y, "o", color=colours[task.name], markeredgecolor="white", markersize=8, zorder=5)
     _draw_start(axes, start_position)
-    axes.set_title(title, fontsize=11)
-    save_figure(figure, path)
 
 
 def draw_goals(

@@ -16,7 +16,7 @@ from envs.core import EpisodeRenderer, Task, TaskDistribution
 from envs.maze.data import MAZE_DATA_PRESETS, MazeDataSource
 from envs.maze.layout import Layout, reference_goals, reference_layout
 from envs.maze.physics import dynamics_fingerprint
-from envs.maze.pictures import draw_goals, draw_goals_on, draw_paths
+from envs.maze.pictures import draw_goals, draw_goals_on, draw_paths, draw_paths_on
 from envs.maze.planner import Cell, path_length_map
 from envs.maze.world import (
     ACTION_DIM,
@@ -71,6 +71,7 @@ def make_task_distribution(name: str) -> TaskDistribution:
         draw_paths=draw,
         episode_renderer=EpisodeRenderer(endings=(".png",), render=draw),
         score_name="success",
+        draw_paths_on=partial(draw_paths_on, layout, START_POSITION),
         draw_tasks=partial(draw_goals_on, layout, START_POSITION, train_goals, target_goals),
     )
 

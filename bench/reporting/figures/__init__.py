@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.reporting.figures.aggregates import improvement_figures, interval_figures, profile_figures
+from bench.reporting.figures.artefacts import latent_figures, path_figures
 from bench.reporting.figures.cost import cost_figures
 from bench.reporting.figures.meta_training import meta_training_figures
 from bench.reporting.figures.studies import other_learning_figures, study_figures
@@ -18,6 +19,8 @@ ALL_FIGURES: tuple[FigureFamily, ...] = (
     cost_figures,
     meta_training_figures,
     task_figures,
+    path_figures,
+    latent_figures,
 )
 """In the order of a report."""
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _BINS = ((60, 10), (30, 5), (10, 2), (0, 1))
 """(at least so many episodes, episodes per bin). All divide 20, so a bin never reaches across the exploration's end."""
+NO_INTERVAL = "one seed: no interval"
 _MARKS = 12
 """A line has about so many markers."""
 
@@ -104,14 +105,19 @@ def learning_figure(name: str, title: str, panels: Sequence[LearningPanel]) -> R
     groups = [group for panel in panels for group in panel.groups]
     widths = sorted({curve.bin_episodes for panel in panels for curve in panel.curves.values()})
     single = all(len(group.seeds) == 1 for group in groups)
-    band = "one seed: no interval" if single else f"band: {INTERVAL} interval over seeds, of each bin"
+    band = NO_INTERVAL if single else f"band: {INTERVAL} interval over seeds, of each bin"
     nouns = " and ".join(dict.fromkeys(score_noun(panel.env) for panel in panels))
     marked = any(panel.exploration for panel in panels)
     published = any(len(panel.published) for panel in panels)
-    notes = [f"{label}: {note}" for panel in panels for label, c in panel.curves.items() for note in c.notes]
+    notes = [
+        f"{panel.env}, {label}: {note}"
+        for panel in panels
+        for label, curve in panel.curves.items()
+        for note in curve_notes(curve)
+    ]
     caption = (
         f"Mean return ({nouns}) of the training episodes on the target tasks, in bins of "
-        f"{' or '.join(map(str, widths))} episodes; {band}. "
+        f"{' or '.join(map(str, widths))} episode{'' if widths == [1] else 's'}; {band}. "
         f"{'Dotted: end of the exploration episodes. ' if marked else ''}"
         f"{'Dashed: the curves of the paper, mean of 3 seeds. ' if published else ''}"
         f"{' '.join(f'{panel.env}, {panel.preset}: {runs_text(panel.groups)}.' for panel in panels)}"
@@ -119,6 +125,13 @@ def learning_figure(name: str, title: str, panels: Sequence[LearningPanel]) -> R
     )
     alt = "Line plot, x: target-task episode, y: " + "; ".join(map(_panel_text, panels))
     return ReportFigure(name, title, caption, alt, partial(draw_learning, tuple(panels)))
+
+
+def curve_notes(curve: EfficiencyCurve) -> list[str]:
+    """The curve's notes; that there is no interval is said once, and not again for each bin."""
+    if len(curve.seeds) and (curve.seeds == 1).all():
+        return [NO_INTERVAL, *(note for note in curve.notes if NO_INTERVAL not in note)]
+    return list(curve.notes)
 
 
 def _panel_text(panel: LearningPanel) -> str:

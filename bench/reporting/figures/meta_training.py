@@ -31,7 +31,7 @@ from bench.reporting.palette import in_order, looks
 from bench.statistics.aggregates import mean
 from bench.statistics.bootstrap import bootstrap, percentile_interval, why_no_interval
 from bench.statistics.curves import EfficiencyCurve
-from bench.statistics.episodes import EpisodeReturns, FloatArray
+from bench.statistics.episodes import EpisodeReturns, FloatArray, score_range_of
 from bench.statistics.improvement import CURVE_REPLICATES
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class MetaPanel:
     env: str
     preset: str
     groups: tuple[EpisodeReturns, ...]
-    """For names, seeds and the score range; their returns are those of the target tasks."""
+    """For names, seeds, training tasks and the score range; without returns."""
     curves: Mapping[tuple[str, str], EfficiencyCurve]
     """By label and phase."""
 
@@ -57,7 +57,7 @@ class MetaPanel:
 def meta_training_figures(inputs: ReportInputs) -> Made[ReportFigure]:
     """A figure per task distribution and preset, of all algorithms that were meta-trained there."""
     figures = []
-    for env, preset in sorted({(group.env, group.preset) for group in inputs.groups}):
+    for env, preset in sorted({(run.env, run.preset) for run in inputs.runs}):
         panel = meta_panel(inputs, env, preset)
         if panel is not None:
             name = file_name("meta-training", env, preset)
@@ -68,20 +68,30 @@ def meta_training_figures(inputs: ReportInputs) -> Made[ReportFigure]:
 
 def meta_panel(inputs: ReportInputs, env: str, preset: str, labels: Sequence[str] | None = None) -> MetaPanel | None:
     """None where none of these runs has an episode of meta-training."""
-    chosen = {
-        group.label: group
-        for group in inputs.groups
-        if (group.env, group.preset) == (env, preset) and (labels is None or group.label in labels)
-    }
+    chosen = [
+        run for run in inputs.runs if (run.env, run.preset) == (env, preset) and (labels is None or run.label in labels)
+    ]
     curves: dict[tuple[str, str], EfficiencyCurve] = {}
     groups = []
-    for label in in_order(list(chosen)):
-        runs = inputs.runs_of(chosen[label])
+    for label in in_order([run.label for run in chosen]):
+        # A run that ends with meta-training and one that goes on share the stage where their seed is the same.
+        runs = list({run.seed: run for run in chosen if run.label == label}.values())
         own = {(label, phase): curve for phase in (POSTERIOR, PRIOR) if (curve := meta_curve(runs, phase)) is not None}
         if own:
             curves |= own
-            groups.append(chosen[label])
+            groups.append(_group(runs))
     return MetaPanel(env, preset, tuple(groups), curves) if groups else None
+
+
+def _group(runs: Sequence[LoadedRun]) -> EpisodeReturns:
+    """Names and seeds of these runs, with their training tasks; without any returns."""
+    first = runs[0]
+    seen = [_phase_rows(run, phase)["task"] for run in runs for phase in (PRIOR, POSTERIOR)]
+    tasks = tuple(map(int, np.unique(np.concatenate(seen))))
+    return EpisodeReturns(
+        first.label, first.env, first.preset, tuple(run.seed for run in runs), tasks, tuple(map(str, tasks)),
+        np.empty((len(runs), len(tasks), 0)), score_range_of(first.env), tuple(str(run.folder) for run in runs),
+    )  # fmt: skip
 
 
 def meta_curve(

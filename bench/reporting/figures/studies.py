@@ -65,16 +65,17 @@ def study_rows(spec: SweepSpec, preset: str) -> dict[str, list[str]]:
 
 
 def _presets(inputs: ReportInputs) -> list[str]:
-    return sorted({group.preset for group in inputs.groups})
+    return sorted({run.preset for run in inputs.runs})
 
 
 def _figure(inputs: ReportInputs, spec: SweepSpec, preset: str) -> Iterator[ReportFigure]:
     """One, or none where no run of the study exists."""
     wanted = study_rows(spec, preset)
-    there = {(group.env, group.label) for group in inputs.groups if group.preset == preset}
+    meta = spec.picture == "meta-training"
+    there = {(one.env, one.label) for one in (inputs.runs if meta else inputs.groups) if one.preset == preset}
     envs = [env for env, labels in wanted.items() if any((env, label) in there for label in labels)]
     name, title = file_name(spec.name, preset), f"{spec.title} ({spec.name}, preset {preset})"
-    if spec.picture == "meta-training":
+    if meta:
         metas = [panel for env in envs if (panel := meta_panel(inputs, env, preset, wanted[env])) is not None]
         drawn = {(panel.env, group.label) for panel in metas for group in panel.groups}
         figure = meta_figure(name, title, metas) if metas else None
