@@ -102,15 +102,8 @@ class TaskPolicies(Adaptation):
         rows = self.replay.rows[learner, newest.to(self.replay.rows.device)]
         columns = self.fields.unpack(rows)
         states, prior = columns["states"], columns["prior"]
-        # The stack's networks see all learners at once: each is given these states, and one answer is kept.
-        everyone = (self.networks.model_copies, -1, -1)
-        no_embedding = states.new_zeros((*states.shape[:1], 0))
-        policy = self.networks.policy_distribution(
-            states.expand(everyone),
-            no_embedding.expand(everyone),
-            Gaussian(*(p.expand(everyone) for p in as_gaussian(prior))),
-        )
-        teacher = torch.cat([policy.mean[learner], policy.sigma[learner]], dim=-1)
+        policy = self.networks.policy_of_model(learner, states, states[:, :0], as_gaussian(prior))
+        teacher = torch.cat([policy.mean, policy.sigma], dim=-1)
         return {"states": states.cpu().clone(), "prior": prior.cpu().clone(), "teacher": teacher.cpu()}
 
     def write_artefact(self, folder: Path) -> dict[str, Any]:

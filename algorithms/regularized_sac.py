@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from algorithms.networks import Gaussian, SigmaParametrization, StackedLinear, StackedMLP, softplus_inverse
 from algorithms.policy_heads import PolicyHead, ResidualHead, SquashedGaussian, SquashedHead
@@ -238,6 +239,14 @@ class SkillActorCritic(nn.Module):
     ) -> Gaussian | SquashedGaussian:
         """pi(z given s, e): (M, B, D), (M, B, E), prior (M, B, Z) -> (M, B, Z)."""
         return self.head.policy(self.policy(torch.cat([states, task_embeddings], dim=-1)).float(), prior)
+
+    def policy_of_model(
+        self, model: int, states: Tensor, task_embeddings: Tensor, prior: Gaussian
+    ) -> Gaussian | SquashedGaussian:
+        """pi(z given s, e) of one model copy alone: (B, D), (B, E), prior (B, Z) -> (B, Z)."""
+        own = {name: parameter[model : model + 1] for name, parameter in self.policy.named_parameters()}
+        output: Tensor = functional_call(self.policy, own, (torch.cat([states, task_embeddings], dim=-1)[None],))
+        return self.head.policy(output[0].float(), prior)
 
     def q_values(
         self, critics: StackedMLP, states: Tensor, task_embeddings: Tensor, skills: Tensor, frozen: bool = False

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bench.cli import main
+from bench.store import ArtefactStore
 from tests.slurm_helpers import MiniSlurm, install_toy, running_slurm
 from tests.toy import register_toy
 
@@ -58,6 +59,12 @@ def bench(capsys: pytest.CaptureFixture[str]) -> Bench:
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> ArtefactStore:
+    """Artefacts of runs at ``smoke``, for all tests over the registry: what one has built another finds."""
+    return ArtefactStore(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,15 @@ import pytest
 import torch
 
 from algorithms.registry import algorithm_names
-from algorithms.stage import Algorithm
-from bench.errors import UserError
+from algorithms.stage import Algorithm, StageContext
+from bench.config import Override
+from bench.errors import InterruptedRunError, UserError
 from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair, why_impossible
+from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
+from bench.progress import PlainReporter
+from bench.runner import StageRunner
+from bench.signals import StopRequest
+from bench.store import ArtefactStore, Machine
 from envs.registry import task_distribution_names
 
 ALGORITHMS = [name for name in algorithm_names() if name != "toy"]
@@ -43,6 +51,33 @@ def cheapest_world(algorithm: Algorithm) -> str:
 def first_targets(env: str) -> tuple[int, ...]:
     """Two target tasks, or the only one."""
     return tuple(range(min(2, len(find_task_distribution(env).target_tasks))))
+
+
+def make_plan(name: str, overrides: tuple[Override, ...] = ()) -> RunPlan:
+    """At ``smoke`` on the cheapest world, for its first two target tasks."""
+    env = cheapest_world(found(name))
+    return plan_run(RunRequest(name, env, "smoke", 0, first_targets(env), overrides))
+
+
+def build(plan: RunPlan, store: ArtefactStore, stop_at_once: bool = False) -> int:
+    """Run what the store lacks; the number of times that it was stopped and run again."""
+    stop, stops = StopRequest(), 0
+    if stop_at_once:
+        stop.signal_number = signal.SIGTERM
+    runner = StageRunner(store, Machine("cpu", 1), PlainReporter(), stop, checkpoint_seconds=1000.0)
+    for planned in plan.stages:
+        while not store.is_finished(planned.artefact_name):
+            torch.manual_seed(random.randrange(10**6))  # What other code left there must not matter.
+            try:
+                runner.run(planned, plan.task_distribution, plan.target_tasks)
+            except InterruptedRunError:
+                stops += 1
+    return stops
+
+
+def stage_context(plan: RunPlan, planned: PlannedStage, store: ArtefactStore, seed: int) -> StageContext:
+    inputs = {stage: store.folder(artefact) for stage, artefact in planned.inputs.items()}
+    return StageContext(plan.task_distribution, plan.target_tasks, seed, inputs)
 
 
 def assert_same(first: Any, second: Any, where: str) -> None:

@@ -7,8 +7,6 @@ tests, as they are between runs: skills are learned once, for all algorithms tha
 from __future__ import annotations
 
 import dataclasses
-import random
-import signal
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,16 +19,13 @@ import torch
 import algorithms.registry
 import envs.registry
 from algorithms.registry import algorithm_names
-from algorithms.stage import Algorithm, PlayRequest, StageContext
+from algorithms.stage import Algorithm, PlayRequest
 from bench.config import Override
-from bench.errors import InterruptedRunError, UserError
+from bench.errors import UserError
 from bench.fields import leaf_types
 from bench.lookup import find_task_distribution, needs_data, why_impossible
 from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
-from bench.progress import PlainReporter
-from bench.runner import StageRunner
-from bench.signals import StopRequest
-from bench.store import ArtefactStore, Machine
+from bench.store import ArtefactStore
 from envs.core import TaskDistribution
 from envs.kitchen.world import KitchenWorld
 from envs.registry import task_distribution_names
@@ -39,9 +34,11 @@ from tests.conftest import Bench
 from tests.contract_helpers import (
     ALGORITHMS,
     assert_same_artefact,
+    build,
     cheapest_world,
-    first_targets,
     found,
+    make_plan,
+    stage_context,
     tensors_of,
 )
 
@@ -76,35 +73,8 @@ class Stores:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
-    return Stores(*(ArtefactStore(tmp_path_factory.mktemp(name)) for name in ("undisturbed", "interrupted")))
-
-
-def make_plan(name: str, overrides: tuple[Override, ...] = ()) -> RunPlan:
-    """At ``smoke`` on the cheapest world, for its first two target tasks."""
-    env = cheapest_world(found(name))
-    return plan_run(RunRequest(name, env, "smoke", 0, first_targets(env), overrides))
-
-
-def build(plan: RunPlan, store: ArtefactStore, stop_at_once: bool = False) -> int:
-    """Run what the store lacks; the number of times that it was stopped and run again."""
-    stop, stops = StopRequest(), 0
-    if stop_at_once:
-        stop.signal_number = signal.SIGTERM
-    runner = StageRunner(store, Machine("cpu", 1), PlainReporter(), stop, checkpoint_seconds=1000.0)
-    for planned in plan.stages:
-        while not store.is_finished(planned.artefact_name):
-            torch.manual_seed(random.randrange(10**6))  # What other code left there must not matter.
-            try:
-                runner.run(planned, plan.task_distribution, plan.target_tasks)
-            except InterruptedRunError:
-                stops += 1
-    return stops
-
-
-def stage_context(plan: RunPlan, planned: PlannedStage, store: ArtefactStore, seed: int) -> StageContext:
-    inputs = {stage: store.folder(artefact) for stage, artefact in planned.inputs.items()}
-    return StageContext(plan.task_distribution, plan.target_tasks, seed, inputs)
+def stores(undisturbed: ArtefactStore, tmp_path_factory: pytest.TempPathFactory) -> Stores:
+    return Stores(undisturbed, ArtefactStore(tmp_path_factory.mktemp("interrupted")))
 
 
 def rows_of(store: ArtefactStore, planned: PlannedStage) -> pd.DataFrame | None:

@@ -25,6 +25,7 @@ PAGES = ("README.md", "CONTRIBUTING.md")
 MAZE_PAGE = "envs/maze/README.md"
 KITCHEN_PAGE = "envs/kitchen/README.md"
 DATA_PAGE = "envs/kitchen/DATA.md"
+ALGORITHMS_PAGE = "algorithms/README.md"
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -176,7 +177,7 @@ def test_the_data_pages_commands_work_on_a_file_in_d4rls_layout(
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (*PAGES, MAZE_PAGE, KITCHEN_PAGE, DATA_PAGE):
+    for page in (*PAGES, MAZE_PAGE, KITCHEN_PAGE, DATA_PAGE, ALGORITHMS_PAGE):
         for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
             assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 
