@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from bench.files import write_sealed_json
+from bench.reporting.page import _with_code
 from bench.reporting.report import ReportRequest, write_report
 from tests.conftest import ROOT, Bench
 from tests.statistics_helpers import run_rows, write_run
@@ -191,6 +192,12 @@ def test_names_and_tracebacks_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert not any(name.startswith("on") for _, attributes in parsed.elements for name in attributes)
     assert trace.rstrip() in parsed.text and EVIL in parsed.text
     assert "broken <script>alert(2)<b>" in parsed.text
+
+
+def test_code_in_the_words_of_fields_is_shown_as_code_and_stays_text(shipped: Path) -> None:
+    assert _with_code("``a < b`` or ``<b>`` & c") == "<code>a &lt; b</code> or <code>&lt;b&gt;</code> &amp; c"
+    page = (shipped / "index.html").read_text()
+    assert "<code>scripted</code>" in page and "``" not in page
 
 
 def test_a_failed_run_a_nan_and_a_repetition_are_named_loudly_and_are_in_no_number(
