@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from bench.reporting.findings import Findings
@@ -84,6 +85,7 @@ def render(content: PageContent) -> str:
     """The page. Whatever text it is given is escaped."""
     style, script = _part("report.css"), _part("report.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    environment.filters["with_code"] = _with_code
     template = environment.from_string(_part("report.html.j2"))
     sections = [
         ("summary", "Summary", True),
@@ -107,6 +109,11 @@ def render(content: PageContent) -> str:
         style_hash=_policy_hash(style),
         script_hash=_policy_hash(script),
     )
+
+
+def _with_code(text: str) -> Markup:
+    """Escaped, with what docstrings put between double backquotes as code."""
+    return Markup(re.sub(r"``(.+?)``", r"<code>\1</code>", str(escape(text))))
 
 
 def _part(name: str) -> str:
