@@ -355,3 +355,16 @@ def test_a_nan_in_a_run_that_ends_with_meta_training_is_named(tmp_path: Path) ->
     inputs = load_inputs([tmp_path])
     assert inputs.runs == ()
     assert [run.reason for run in inputs.excluded] == ["20 returns are not finite numbers"]
+
+
+def test_a_legend_of_many_long_names_stays_within_its_figure(tmp_path: Path) -> None:
+    for number in range(7):
+        write_run(tmp_path / f"r{number}", [0.5], episodes=60, algo=f"algorithm-of-another-package-{number}")
+    drawn = other_learning_figures(load_inputs([tmp_path])).items[0].draw()
+    drawn.canvas.draw()
+    box, (legend,) = drawn.bbox, drawn.legends
+    extent = legend.get_window_extent()
+    assert box.x0 <= extent.x0 and extent.x1 <= box.x1
+    assert {text.get_text() for text in legend.get_texts()} == {
+        f"algorithm-of-another-package-{number} (1 seed)" for number in range(7)
+    }
