@@ -153,6 +153,12 @@ def test_runs_are_drawn_beside_published_curves(tmp_path: Path, bench: Bench) ->
     drawn = bench("plot", tmp_path / "runs", "-o", tmp_path / "new" / "all.png", "--paper", paper)
     assert (drawn.code, drawn.out) == (0, f"2 runs in {tmp_path / 'new' / 'all.png'}\n")
     assert (tmp_path / "new" / "all.png").read_bytes().startswith(b"\x89PNG")
+    for ending, head in ((".svg", b"<?xml"), (".pdf", b"%PDF-")):
+        assert bench("plot", tmp_path / "runs", "-o", tmp_path / f"all{ending}").code == 0
+        assert (tmp_path / f"all{ending}").read_bytes().startswith(head)
+    refused = bench("plot", tmp_path / "runs", "-o", tmp_path / "all.gif")
+    assert (refused.code, refused.out) == (2, "")
+    assert "cannot be written as '.gif'; valid: .png, .svg, .pdf" in refused.err
     paper.write_text("domain,algorithm,mean\n")
     refused = bench("plot", tmp_path / "runs", "-o", tmp_path / "all.png", "--paper", paper)
     assert refused.code == 2
