@@ -34,8 +34,8 @@ _SHIPPED_PACKAGE, _SHIPPED_FOLDER = "slurm", "sweeps"
 _ENDING = ".toml"
 _FIELDS = ("name", "title", "picture", "presets")
 PICTURES = ("learning", "first-episodes", "meta-training")
-"""What a sweep's figure in a report shows: scores on the target tasks, the first 20 episodes of them, or scores on the
-training tasks during meta-training."""
+"""What the figure of a sweep that ships shows in a report: scores on the target tasks, the first 20 episodes of them,
+or scores on the training tasks during meta-training."""
 _ROW_FIELDS = ("algorithms", "envs", "seeds", "tasks", "data", "until", "overrides")
 
 

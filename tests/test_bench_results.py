@@ -14,6 +14,8 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from bench.curve import draw_curve
+from bench.reporting.figures.artefacts import latent_figures
+from bench.reporting.inputs import load_inputs
 from bench.reporting.palette import look_of_algorithm
 from bench.results import (
     exploration_episodes,
@@ -120,8 +122,11 @@ def test_a_run_is_exported_without_weights_and_summarised(tmp_path: Path, bench:
     folder = results / "runs" / "toy-toy-line-smoke-s0"
     assert {path.name for path in folder.iterdir()} == {
         "episodes.parquet", "config.yaml", "summary.json", "curve.png", "run.json", "metrics-data.jsonl.gz",
-        "metrics-fit.jsonl.gz",
+        "metrics-fit.jsonl.gz", "latents-fit.npz",
     }  # fmt: skip
+    (kept,) = latent_figures(load_inputs([results])).items
+    (fresh,) = latent_figures(load_inputs([out])).items
+    assert (kept.name, kept.caption) == (fresh.name, fresh.caption)
     assert len(gzip.decompress((folder / "metrics-fit.jsonl.gz").read_bytes()).splitlines()) == 10
     record = json.loads((folder / "run.json").read_text())
     assert record["stages"][1]["manifest"]["metrics"]["final_loss"] >= 0
@@ -153,6 +158,12 @@ def test_runs_are_drawn_beside_published_curves(tmp_path: Path, bench: Bench) ->
     drawn = bench("plot", tmp_path / "runs", "-o", tmp_path / "new" / "all.png", "--paper", paper)
     assert (drawn.code, drawn.out) == (0, f"2 runs in {tmp_path / 'new' / 'all.png'}\n")
     assert (tmp_path / "new" / "all.png").read_bytes().startswith(b"\x89PNG")
+    for ending, head in ((".svg", b"<?xml"), (".pdf", b"%PDF-")):
+        assert bench("plot", tmp_path / "runs", "-o", tmp_path / f"all{ending}").code == 0
+        assert (tmp_path / f"all{ending}").read_bytes().startswith(head)
+    refused = bench("plot", tmp_path / "runs", "-o", tmp_path / "all.gif")
+    assert (refused.code, refused.out) == (2, "")
+    assert "cannot be written as '.gif'; valid: .png, .svg, .pdf" in refused.err
     paper.write_text("domain,algorithm,mean\n")
     refused = bench("plot", tmp_path / "runs", "-o", tmp_path / "all.png", "--paper", paper)
     assert refused.code == 2

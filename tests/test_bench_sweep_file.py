@@ -56,6 +56,10 @@ def test_rows_are_crossed() -> None:
         (("tasks = [0, 3]", "tasks = [-1]"), "tasks: expected whole numbers from 0, got -1"),
         (('envs = ["e"]', 'envs = "e"'), "envs: expected a list of different texts, got 'e'"),
         (('"fit.kind" = "tanh"', 'fit.kind = "tanh"'), 'put quotes around the name: "fit.kind"'),
+        (
+            ('title = "Mine"', 'picture = "maps"'),
+            "file: picture: expected learning, first-episodes, meta-training, got 'maps'",
+        ),
         (('name = "mine"', 'name = "../mine"'), "name: expected letters, digits, - _ and +, got '../mine'"),
         (('name = "mine"', "name = mine"), "file is not TOML: "),
         (("[[presets.smoke]]", "[presets.smoke]"), "file is not TOML: "),
@@ -95,7 +99,7 @@ def test_shipped_sweeps_plan_whatever_is_registered(name: str, preset: str) -> N
 def test_the_sweep_file_on_the_page_can_be_planned() -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "slurm" / "README.md").read_text(), flags=re.DOTALL)
     plans, left_out = plan_runs(parse_sweep(text, "slurm/README.md").requests("quick"))
-    assert (len(plans), left_out) == (7, ())
+    assert (len(plans), left_out) == (8, ())
 
 
 def test_what_is_not_registered_is_left_out_and_said_once() -> None:

@@ -24,7 +24,7 @@ from bench.reporting.figures.artefacts import latent_figures, path_figures
 from bench.reporting.figures.cost import cost_figures
 from bench.reporting.figures.meta_training import meta_training_figures
 from bench.reporting.figures.studies import other_learning_figures, study_figures
-from bench.reporting.figures.task_distributions import task_figures
+from bench.reporting.figures.task_distributions import task_figures, training_task_figures
 from bench.reporting.inputs import load_inputs
 from bench.reporting.model import Made, ReportFigure, ReportInputs
 from bench.reporting.palette import look_of_algorithm
@@ -355,3 +355,41 @@ def test_a_nan_in_a_run_that_ends_with_meta_training_is_named(tmp_path: Path) ->
     inputs = load_inputs([tmp_path])
     assert inputs.runs == ()
     assert [run.reason for run in inputs.excluded] == ["20 returns are not finite numbers"]
+
+
+def test_a_legend_of_many_long_names_stays_within_its_figure(tmp_path: Path) -> None:
+    for number in range(7):
+        write_run(tmp_path / f"r{number}", [0.5], episodes=60, algo=f"algorithm-of-another-package-{number}")
+    drawn = other_learning_figures(load_inputs([tmp_path])).items[0].draw()
+    drawn.canvas.draw()
+    box, (legend,) = drawn.bbox, drawn.legends
+    extent = legend.get_window_extent()
+    assert box.x0 <= extent.x0 and extent.x1 <= box.x1
+    assert {text.get_text() for text in legend.get_texts()} == {
+        f"algorithm-of-another-package-{number} (1 seed)" for number in range(7)
+    }
+
+
+def test_scores_stand_above_their_number_of_training_tasks(tmp_path: Path, shipped: ReportInputs) -> None:
+    scores = {"maze": 0.75, "maze-20": 0.5, "maze-10": 0.25, "maze-top-top": 1.0}
+    for env, score in scores.items():
+        for seed in (0, 1):
+            write_run(tmp_path / f"{env}{seed}", [score, score], algo="simpl", env=env, seed=seed)
+    (figure,) = training_task_figures(load_inputs([tmp_path])).items
+    (axes,) = figure.draw().axes
+    np.testing.assert_allclose(points(line(axes, "simpl")), [[10, 0.25], [20, 0.5], [40, 0.75]])
+    assert "maze-top-top" not in figure.caption  # other target tasks
+    assert training_task_figures(shipped).missing
+
+
+def test_a_kitchen_path_shows_when_subtasks_are_done(shipped: ReportInputs) -> None:
+    tasks = task_distribution("kitchen")
+    states = np.zeros((11, 30), np.float32)
+    states[5:, 22] = -0.75  # the microwave is open from the middle on
+    axes = Figure().add_subplot()
+    assert tasks.draw_paths_on is not None
+    tasks.draw_paths_on([states], tasks.target_tasks[:1], axes)
+    marks = [part for part in axes.lines if part.get_markersize() == 7 and len(np.asarray(part.get_xdata()))]
+    assert [(np.asarray(part.get_xdata())[0], part.get_marker()) for part in marks] == [(0.5, "P")]
+    with pytest.raises(ValueError, match="1 episodes but 2 tasks"):
+        tasks.draw_paths_on([states], tasks.target_tasks[:2], axes)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from algorithms.latents import save_latents
 from algorithms.registry import register_algorithm
 from algorithms.stage import Algorithm, EpisodeRow, Progress, Stage, StageContext, StageReport, StageSpec, TimedWork
 from envs.core import RecordedData, Task, TaskDistribution
@@ -145,6 +146,7 @@ class FitStage(Stage):
         weights = torch.cat([value.flatten() for value in self.model.state_dict().values()])
         np.save(folder / "weights.npy", weights.numpy())
         np.save(folder / "ballast.npy", self.ballast.numpy())
+        save_latents(folder, self.inputs[:, :2], self.targets[:, 0], "inputs of the toy", "target")
         with torch.no_grad():
             return {"final_loss": (self.model(self.inputs) - self.targets).square().mean().item()}
 

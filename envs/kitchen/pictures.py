@@ -75,6 +75,29 @@ def draw_progress(
     save_figure(figure, path)
 
 
+def draw_progress_on(
+    observations_of_episodes: Sequence[NDArray[np.floating[Any]]], tasks: Sequence[Task], axes: Axes
+) -> None:
+    """A row per episode with a mark where each subtask is first seen complete; observations (T, D) may be some of its.
+
+    Before the row, smaller, the subtasks of its task in their order. Raises ``ValueError`` if there are tasks but not
+    one per episode.
+    """
+    if len(tasks) not in (0, len(observations_of_episodes)):
+        raise ValueError(f"{len(observations_of_episodes)} episodes but {len(tasks)} tasks; give one each or none")
+    for row, observations in enumerate(observations_of_episodes):
+        share = np.linspace(0, 1, len(observations))
+        axes.plot((0, 1), (row, row), color="#c9c9c9", linewidth=1.0, zorder=1)
+        for subtask in completion_order(observations):
+            axes.plot(share[first_completions(observations)[subtask]], row, **_mark(subtask), markersize=7, zorder=3)
+        for place, subtask in enumerate(subtasks_of(tasks[row].spec) if tasks else ()):
+            axes.plot(-0.45 + 0.1 * place, row, **_mark(subtask), markersize=4)
+    for subtask, name in enumerate(SUBTASK_NAMES):
+        axes.plot([], [], **_mark(subtask), markersize=7, label=name)
+    _tidy_rows(axes, len(observations_of_episodes), "")
+    axes.set_xticks([0, 1], ["start", "end"])
+
+
 def draw_orders(columns: Sequence[tuple[str, Sequence[Task]]], axes: Axes) -> None:
     """The tasks of each (name, tasks) as rows of four marks, the subtasks in the order in which they are asked for."""
     gap = 6

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from envs.core import Task, TaskDistribution
 from envs.kitchen.data import KITCHEN_DATA_PRESETS, KitchenDataSource
 from envs.kitchen.physics import ACTION_DIM, dynamics_fingerprint
-from envs.kitchen.pictures import draw_orders, draw_progress
+from envs.kitchen.pictures import draw_orders, draw_progress, draw_progress_on
 from envs.kitchen.renderer import EPISODE_RENDERER
 from envs.kitchen.subtasks import SUCCESS_DISTANCE, completed, parse_subtasks
 from envs.kitchen.world import EPISODE_ENV_STEPS, OBSERVATION_DIM, KitchenWorld
@@ -43,6 +43,7 @@ def make_task_distribution(name: str) -> TaskDistribution:
         episode_renderer=EPISODE_RENDERER,
         describe_episodes=describe_episodes,
         score_name="completed subtasks",
+        draw_paths_on=draw_progress_on,
         draw_tasks=partial(draw_orders, (("training tasks", tasks_of("train")), ("target tasks", tasks_of("target")))),
     )
 

@@ -7,7 +7,7 @@ from bench.reporting.figures.artefacts import latent_figures, path_figures
 from bench.reporting.figures.cost import cost_figures
 from bench.reporting.figures.meta_training import meta_training_figures
 from bench.reporting.figures.studies import other_learning_figures, study_figures
-from bench.reporting.figures.task_distributions import task_figures
+from bench.reporting.figures.task_distributions import task_figures, training_task_figures
 from bench.reporting.model import FigureFamily, Made, ReportFigure, ReportInputs
 
 ALL_FIGURES: tuple[FigureFamily, ...] = (
@@ -18,6 +18,7 @@ ALL_FIGURES: tuple[FigureFamily, ...] = (
     improvement_figures,
     cost_figures,
     meta_training_figures,
+    training_task_figures,
     task_figures,
     path_figures,
     latent_figures,

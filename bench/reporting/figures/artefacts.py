@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from algorithms.stage import LATENTS_FILE, PATHS_FILE
 from bench.errors import StorageError, UserError
 from bench.lookup import find_task_distribution
-from bench.reporting.figures.drawing import file_name, new_panels
+from bench.reporting.figures.drawing import file_name, new_panels, shared_legend
 from bench.reporting.figures.meta_training import POSTERIOR
 from bench.reporting.model import LoadedRun, Made, ReportFigure, ReportInputs
 from bench.reporting.palette import in_order
@@ -114,12 +114,12 @@ def _target_figure(tasks: TaskDistribution, preset: str, found: Sequence[StagePa
     seeds = "; ".join(f"{own.label}: seed {own.seed}" for own in found)
     caption = (
         f"Paths of training episodes {', '.join(map(str, episodes))} on target tasks of {tasks.name}, preset {preset}; "
-        f"the task's mark in the colour of its path. One run of each algorithm ({seeds}), up to "
+        f"each with its task. One run of each algorithm ({seeds}), up to "
         f"{_PATHS_PER_PANEL} tasks."
     )
     title = f"Episodes on the target tasks of {tasks.name}, preset {preset}"
     return ReportFigure(
-        file_name("paths", tasks.name, preset), title, caption, f"Paths drawn on the map, one panel for each of: "
+        file_name("paths", tasks.name, preset), title, caption, f"Episodes drawn, one panel for each of: "
         f"{'; '.join(name for name, _ in panels)}.",
         partial(_draw_paths, tasks, tasks.target_tasks, panels, len(episodes) if len(episodes) > 1 else 3),
     )  # fmt: skip
@@ -130,12 +130,12 @@ def _trained_figure(tasks: TaskDistribution, preset: str, found: Sequence[StageP
     seeds = "; ".join(f"{own.label}: seed {own.seed}" for own in found)
     caption = (
         f"Paths of the last meta-training episode on each training task of {tasks.name}, preset {preset}, after "
-        f"the task was inferred; the task's mark in the colour of its path. One run of each algorithm ({seeds})."
+        f"the task was inferred, each with its task. One run of each algorithm ({seeds})."
     )
     title = f"Meta-trained policies on the training tasks of {tasks.name}, preset {preset}"
     return ReportFigure(
         file_name("trained-paths", tasks.name, preset), title, caption,
-        f"Paths drawn on the map, one panel for each of: {'; '.join(own.label for own in found)}.",
+        f"Episodes drawn, one panel for each of: {'; '.join(own.label for own in found)}.",
         partial(_draw_paths, tasks, tasks.train_tasks, panels, 3),
     )  # fmt: skip
 
@@ -153,6 +153,7 @@ def _draw_paths(
         shown = sorted(paths, key=lambda item: item[0])[:limit]
         distribution.draw_paths_on([path for _, path in shown], [tasks[task] for task, _ in shown], axes)
         axes.set_title(title, fontsize=9)
+    shared_legend(figure, all_axes)
     return figure
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PANEL_INCHES = (4.6, 3.5)
 INTERVAL = f"{100 * CONFIDENCE:g} %"
+_CHARACTER_INCHES, _HANDLE_INCHES = 0.08, 0.7
+"""Of a legend in small type, roughly."""
 NOTE_LINES = 4
 """As many notes on what is missing go into a caption; the rest is counted."""
 
@@ -46,13 +48,15 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> None:
-    """One legend below all panels, every label once."""
+def shared_legend(figure: Figure, panels: Iterable[Axes]) -> None:
+    """One legend below all panels, every label once; as many columns as fit."""
     found: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
+        widest = max(map(len, found)) * _CHARACTER_INCHES + _HANDLE_INCHES
+        columns = max(1, int(figure.get_figwidth() / widest))
         place: Any = "outside lower center"  # the library's type of it is short of this one
         figure.legend(
             list(found.values()), list(found), loc=place, ncols=min(columns, len(found)), frameon=False,

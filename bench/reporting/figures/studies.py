@@ -22,6 +22,8 @@ FIRST_EPISODES = 20
 def study_figures(inputs: ReportInputs) -> Made[ReportFigure]:
     """A figure per shipped sweep and preset of which there are runs."""
     figures, missing = [], []
+    if inputs.published.empty:
+        missing.append("the paper's curves: no file of published curves is here (bench report --paper CSV)")
     for name in shipped_sweeps():
         spec = load_sweep(name)
         made = [figure for preset in _presets(inputs) for figure in _figure(inputs, spec, preset)]
