@@ -317,7 +317,7 @@ def test_one_run_of_each_algorithm_tells_nothing_of_power(tmp_path: Path, bench:
 
 
 def test_the_shipped_algorithms_can_be_compared(bench: Bench) -> None:
-    loaded = load_episodes([ROOT / "results"])
+    loaded = load_episodes([ROOT / "results" / "runs"])
     labels = ["simpl", "spirl"]
     outcome = bench("compare", *labels, "--results", ROOT / "results", "--json")
     content = json.loads(outcome.out)

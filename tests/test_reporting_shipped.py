@@ -16,12 +16,12 @@ from bench.reporting.tables.scores import score_tables
 from tests.conftest import ROOT
 
 REPORT = ROOT / "results" / "report"
-REMEDY = "bench report results -o results/report makes it again"
+REMEDY = "bench report results/runs -o results/report makes it again"
 
 
 @pytest.fixture(scope="module")
 def inputs() -> ReportInputs:
-    return load_inputs([ROOT / "results"])
+    return load_inputs([ROOT / "results" / "runs"])
 
 
 @pytest.fixture(scope="module")

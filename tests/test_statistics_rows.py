@@ -110,7 +110,7 @@ def test_folders_without_runs_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_shipped_runs_give_the_shipped_summary() -> None:
-    loaded = load_episodes([ROOT / "results"])
+    loaded = load_episodes([ROOT / "results" / "runs"])
     assert loaded.excluded == ()
     summary = pd.read_csv(ROOT / "results" / "summary.csv")
     for group in loaded.groups:
