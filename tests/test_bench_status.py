@@ -155,7 +155,8 @@ def test_the_word_of_the_cluster_is_added(
         started = start_record(folder, data.name, {})
         if record != "running":
             end_record(folder, started, record)
-    monkeypatch.setattr(slurm.states, "node_states", lambda folder: {data.name: cluster})
+    known = {data.name: slurm.states.ClusterNode(cluster, said="")}
+    monkeypatch.setattr(slurm.states, "cluster_nodes", lambda folder: known)
     write_ledger(graph, tmp_path, executor="slurm")
     status = read_status(tmp_path, SWEEP)
     assert status.nodes[data.name].state == expected

@@ -113,6 +113,13 @@ def test_few_seeds_are_warned_of_with_the_coverage_and_the_power_of_these_runs()
     ]
 
 
+def test_one_task_has_nothing_that_hangs_together() -> None:
+    found = find([group("one", 0.3, seeds=3, tasks=1), group("other", 0.8, seeds=3, tasks=1)])
+    assert "few" in found.warnings[0] and "here it is" not in found.warnings[0]
+    table = standings_table(found)
+    assert table is not None and "on 1 target task with" in table.caption
+
+
 def test_missing_scores_and_late_algorithms_are_named() -> None:
     gap = group("gap", 0.3)
     values = gap.returns.copy()

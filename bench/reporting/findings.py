@@ -216,7 +216,7 @@ def _warnings(found: Findings, here: Sequence[Comparison]) -> list[str]:
     coverage = None if fewest is None else coverage_warning(fewest)
     if coverage is not None:
         alone = [standing.label for standing in standings if standing.seeds == fewest]
-        correlations = [c.run_correlation for c in here if c.run_correlation is not None]
+        correlations = [c.run_correlation for c in here if c.run_correlation is not None and c.tasks > 1]
         measured = ""
         if correlations:
             ends = dict.fromkeys(f"{end:.2f}" for end in (min(correlations), max(correlations)))
@@ -226,9 +226,9 @@ def _warnings(found: Findings, here: Sequence[Comparison]) -> list[str]:
         low, high = map(_seeds_text, power.seeds_needed_range)
         warnings.append(
             f"With {power.seeds} seeds of each, a true difference is seen (p < {LEVEL}) with a chance of "
-            f"{100 * POWER:g} % only where it is {power.smallest_difference:.2f} or more. To see one of {difference:g} "
-            f"takes {_seeds_text(power.seeds_needed)} seeds of each algorithm ({low} to {high}, for the spread between "
-            "seeds is itself known from few runs)."
+            f"{100 * POWER:g} % only where it is {power.smallest_difference:.2f} or more. To see one of "
+            f"{difference:.3g} takes {_seeds_text(power.seeds_needed)} seeds of each algorithm ({low} to {high}, for "
+            "the spread between seeds is itself known from few runs)."
         )
     warnings += dict.fromkeys(
         f"Episodes {c.window}, {c.label_a} and {c.label_b}: {note}." for c in here for note in c.notes

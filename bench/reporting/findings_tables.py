@@ -23,8 +23,8 @@ def standings_table(found: Findings) -> ReportTable | None:
     ]  # fmt: skip
     return ReportTable(
         f"standings-{_stem(found)}", f"Standings on {found.env}, {found.preset}, episodes {found.window_name}",
-        f"Mean and interquartile mean of the scores on {found.tasks} target tasks with their {PERCENT} % intervals "
-        f"(stratified bootstrap). Better, worse: p < {LEVEL} after Holm's correction.",
+        f"Mean and interquartile mean of the scores on {found.tasks} target {'task' if found.tasks == 1 else 'tasks'} "
+        f"with their {PERCENT} % intervals (stratified bootstrap). Better, worse: p < {LEVEL} after Holm's correction.",
         (
             Column("algorithm"), *_interval_columns("mean"), *_interval_columns("IQM"),
             Column("seeds", decimals=0), Column("better than"), Column("not told from"), Column("worse than"),
