@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import algorithms.registry
-from algorithms.registry import algorithm, algorithm_names, register_algorithm
+from algorithms.registry import register_algorithm
 from algorithms.stage import CrossCheck
 from bench.profiling import Profile, ProfileRequest, make_profile
 from bench.store import Machine
 from tests import toy
 from tests.conftest import Bench
+from tests.contract_helpers import ALGORITHMS, cheapest_world, found
 
 pytestmark = pytest.mark.usefixtures("denormals")
 
@@ -40,24 +41,24 @@ def profile(**request: Any) -> Profile:
 
 def test_every_stage_that_says_so_is_timed_from_untrained_artefacts() -> None:
     """The toy's second stage reads the first one's artefact, and has nothing to time."""
-    found = profile(algos=("toy",), envs=("toy-line",))
-    (statistics, row) = found.rows
+    measured = profile(algos=("toy",), envs=("toy-line",))
+    (statistics, row) = measured.rows
     assert (statistics.algos, statistics.stage, statistics.unit) == ((), "statistics", "replicates")
     assert statistics.count == 50_000
     assert (row.algos, row.env, row.stage, row.work, row.unit) == (("toy",), "toy-line", "fit", "update", "updates")
     assert row.per_second == pytest.approx(1 / row.timing.wall_seconds)
     assert row.fastest_per_second >= row.per_second > 0
-    assert found.side_by_side == []
+    assert measured.side_by_side == []
 
 
 @pytest.mark.usefixtures("_slower_toy")
 def test_two_implementations_are_timed_side_by_side_at_every_setting() -> None:
     for algos in (("toy",), ("slower-toy",), ("toy", "slower-toy")):
-        found = profile(algos=algos, envs=("toy-line",))
-        assert [comparison.setting for comparison in found.side_by_side] == [
+        measured = profile(algos=algos, envs=("toy-line",))
+        assert [comparison.setting for comparison in measured.side_by_side] == [
             "fit.learning_rate=0.1", "fit.learning_rate=0.2",
         ]  # fmt: skip
-        for comparison in found.side_by_side:
+        for comparison in measured.side_by_side:
             first, second = comparison.rows
             assert (first.algos, second.algos) == (("toy",), ("slower-toy",))
             assert second.timing.wall_seconds > 0.01
@@ -119,13 +120,12 @@ def test_mistakes_get_one_line(arguments: list[str], message: str, bench: Bench)
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", [name for name in algorithm_names() if name != "toy"])
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_stage_of_every_algorithm_has_something_to_time(name: str) -> None:
-    """On the first task distribution that it has a preset for, at smoke."""
-    families = {family for family, preset in algorithm(name).presets if preset == "smoke"}
-    env = next(env for env in ("maze", "pendulum", "point-robot", "navigation-2d") if env in families)
-    rows = [row for row in profile(algos=(name,), envs=(env,)).rows if name in row.algos]
-    for stage in algorithm(name).stages:
+    """On the world where it runs cheapest, at smoke."""
+    known = found(name)
+    rows = [row for row in profile(algos=(name,), envs=(cheapest_world(known),)).rows if name in row.algos]
+    for stage in known.stages:
         work = {row.work for row in rows if row.stage == stage.name}
         assert work & {"update", "encoding"}, stage.name
         if stage.tasks != "none" and stage.name != "distil":
