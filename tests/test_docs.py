@@ -86,7 +86,7 @@ def test_the_line_that_makes_csv_of_rows_does(tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """What ``bench summary results`` makes of the shipped rows; the table that ships is this one, byte for byte."""
+    """What ``bench summary results/runs`` makes of the shipped rows; the table that ships is this, byte for byte."""
     made = tmp_path_factory.mktemp("summary") / "summary.csv"
     write_summary([ROOT / "results" / "runs"], made)
     assert made.read_bytes() == (ROOT / "results" / "summary.csv").read_bytes()
