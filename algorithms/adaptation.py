@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from algorithms.adaptation_config import TaskLearningConfig
-from algorithms.episode_paths import PATH_EPISODES, EpisodePaths
+from algorithms.episode_log import EpisodeLog
+from algorithms.episode_paths import EpisodePaths
 from algorithms.files import save_tensors
 from algorithms.networks import torch_generator
 from algorithms.regularized_sac import (
@@ -75,10 +76,8 @@ class Adaptation(Stage):
         )
         self.owed_updates = torch.zeros(copies, dtype=torch.int64)
         self.updates = torch.zeros(copies, dtype=torch.int64)
-        self.episodes: dict[int, int] = dict.fromkeys(self.task_indices, 0)
-        self.env_steps: dict[int, int] = dict.fromkeys(self.task_indices, 0)
+        self.log = EpisodeLog(self.distribution.score_range[1])
         self.finished_learners: dict[int, dict[str, Any]] = {}
-        self._last_success: dict[int, bool] = {}
         self.paths = EpisodePaths()
 
     # -- what an algorithm says ----------------------------------------------------------------
@@ -106,12 +105,11 @@ class Adaptation(Stage):
 
     @property
     def progress(self) -> Progress:
-        successes = list(self._last_success.values())
         return Progress(
-            done=sum(self.episodes.values()),
+            done=self.log.total,
             total=self.config.episodes * len(self.task_indices),
             unit="episodes",
-            success=sum(successes) / len(successes) if successes else None,
+            success=self.log.success,
         )
 
     @property
@@ -147,7 +145,7 @@ class Adaptation(Stage):
     def _act(self, learners: Tensor) -> list[SkillEpisode]:
         """The next episode of each of these learners (L,)."""
         tasks = [self.learning_tasks[i] for i in learners]
-        keys = [self.episode_key(task, self.episodes[task]) for task in tasks]
+        keys = [self.episode_key(task, self.log.count(task)) for task in tasks]
         policies = FrozenPolicies(
             self.networks,
             self.task_embeddings[learners],
@@ -179,16 +177,9 @@ class Adaptation(Stage):
         skills = self.space.max_skills(self.distribution.episode_env_steps)
         return EpisodeNoise(keys, skills, self.space.latent_dim)
 
-    def row(self, phase: str, task: int, episode: Any) -> EpisodeRow:
-        self.env_steps[task] += episode.length
-        success = episode.episode_return >= self.distribution.score_range[1]
-        self._last_success[task] = success
-        row = EpisodeRow(
-            phase, task, self.episodes[task], self.env_steps[task], episode.episode_return, success, episode.length
-        )
-        if self.episodes[task] in PATH_EPISODES:
-            self.paths.keep(task, self.episodes[task], episode)
-        self.episodes[task] += 1
+    def row(self, phase: str, task: int, episode: SkillEpisode) -> EpisodeRow:
+        row = self.log.row(phase, task, episode)
+        self.paths.keep_if_chosen(row, episode)
         return row
 
     # -- one update of the whole stack ---------------------------------------------------------
@@ -255,7 +246,7 @@ class Adaptation(Stage):
 
     def _retire_finished(self) -> None:
         """Learners that have had all their episodes leave the stack."""
-        done = [i for i, task in enumerate(self.learning_tasks) if self.episodes[task] >= self.config.episodes]
+        done = [i for i, task in enumerate(self.learning_tasks) if self.log.count(task) >= self.config.episodes]
         done = [i for i in done if int(self.owed_updates[i]) == 0]
         if not done:
             return
@@ -314,9 +305,7 @@ class Adaptation(Stage):
             "replay": self.replay.state_dict(),
             "owed_updates": self.owed_updates.clone(),
             "updates": self.updates.clone(),
-            "episodes": dict(self.episodes),
-            "env_steps": dict(self.env_steps),
-            "last_success": dict(self._last_success),
+            **self.log.state_dict(),
             "finished_learners": dict(self.finished_learners),
             "paths": self.paths.state_dict(),
         }
@@ -335,8 +324,7 @@ class Adaptation(Stage):
             optimizer.load_state_dict(saved)
         self.replay.load_state_dict(state["replay"])
         self.owed_updates, self.updates = state["owed_updates"].clone(), state["updates"].clone()
-        self.episodes, self.env_steps = dict(state["episodes"]), dict(state["env_steps"])
-        self._last_success = dict(state["last_success"])
+        self.log.load_state_dict(state)
         self.finished_learners = dict(state["finished_learners"])
         self.paths.load_state_dict(state.get("paths", {}))  # checkpoints of before paths were kept
 

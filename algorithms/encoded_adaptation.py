@@ -20,6 +20,7 @@ from algorithms.adaptation_config import ExplorationConfig, TaskLearningConfig
 from algorithms.meta_training import MetaLearner, MetaTrainConfig, prior_task_embeddings
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.regularized_sac import DualCoefficients, FrozenPolicies, NetworkConfig, SkillActorCritic
+from algorithms.replay import rewarded_first
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import StageContext, StageReport
 
@@ -92,8 +93,7 @@ def encode_context(meta: MetaLearner, meta_config: MetaTrainConfig, context: Ten
     if meta_config.context_drawn:
         shuffled = torch.randperm(len(context), generator=torch_generator(seed, "e*", task))
         context = context[shuffled.to(context.device)]
-        rewards = context[:, meta.fields.slices["rewards"].start]
-        order = torch.argsort((rewards > 0).to(torch.int8), descending=True, stable=True)
+        order = rewarded_first(context[:, meta.fields.slices["rewards"].start])
         context = context[order[: meta_config.context_groups[-1].transitions]]
     posterior = meta.encoder(context[None])
     return Gaussian(posterior.mean[0], posterior.sigma[0])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from algorithms.rollout import SkillEpisode
-from algorithms.stage import PATHS_FILE
+from algorithms.stage import PATHS_FILE, EpisodeRow
 
 PATH_EPISODES = (0, 20, 100)
 """Episodes of each task whose paths are kept (paper, Figure 5)."""
@@ -35,6 +35,11 @@ class EpisodePaths:
         if len(states) > LONGEST_PATH:
             states = states[torch.linspace(0, len(states) - 1, LONGEST_PATH).long()]
         self._states[task, episode] = states.clone()
+
+    def keep_if_chosen(self, row: EpisodeRow, collected: SkillEpisode) -> None:
+        """Keep the path of the episode of ``row`` if it is one of ``PATH_EPISODES``."""
+        if row.episode in PATH_EPISODES:
+            self.keep(row.task, row.episode, collected)
 
     def state_dict(self) -> dict[str, Any]:
         return {f"{task} {episode}": states for (task, episode), states in self._states.items()}

@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from algorithms.behavior_cloning import BehaviorPolicy, behavior_policy_contents
+from algorithms.episode_log import EpisodeLog
 from algorithms.files import save_tensors
 from algorithms.meta_training import META_FILE
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.policy_gradient import (
-    EpisodeLog,
     GradientBatch,
     Parameters,
     TaskEpisode,

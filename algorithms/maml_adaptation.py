@@ -18,12 +18,12 @@ from typing import Any
 
 from algorithms.adaptation import ADAPTED_FILE
 from algorithms.behavior_cloning import behavior_policy_contents, behavior_policy_from
+from algorithms.episode_log import EpisodeLog
 from algorithms.files import load_tensors, save_tensors
 from algorithms.maml import inner_steps
 from algorithms.meta_training import META_FILE
 from algorithms.networks import torch_generator
 from algorithms.policy_gradient import (
-    EpisodeLog,
     Parameters,
     TaskEpisode,
     act,
@@ -77,8 +77,7 @@ class MamlAdaptation(Stage):
 
     @property
     def progress(self) -> Progress:
-        done = sum(self.log.episodes.values())
-        return Progress(done, self.config.episodes * len(self.tasks), "episodes", self._success)
+        return Progress(self.log.total, self.config.episodes * len(self.tasks), "episodes", self._success)
 
     def advance(self) -> StageReport:
         config = self.config

@@ -13,7 +13,7 @@ Axes: N task, S context set, C context transition, B transitions per set, E task
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from algorithms.episode_log import EpisodeLog
 from algorithms.episode_paths import EpisodePaths
 from algorithms.files import save_tensors
 from algorithms.latents import save_latents
@@ -68,18 +69,28 @@ class MetaTrainConfig(ABC):
     """Transitions kept per task for the critics (released: maze 20,000, kitchen 3,000)."""
     context_capacity: int = 20_000
     """Transitions kept per task for contexts (released: the same)."""
+    encoder_hidden_dim: int = 128
+    """Width of the task encoder (paper: 128, 4 heads, 32 inducing points)."""
+    learning_rate: float = 3e-4
+    """Adam, for every network (SiMPL, Rakelly et al.: 3e-4)."""
+    coefficient_learning_rate: float = 3e-4
+    """Adam, for every coefficient (released SiMPL: 3e-4)."""
+    target_rate: float = 0.005
+    """Smoothing of the target critics (released SiMPL, Rakelly et al.: 0.005)."""
+    clip_targets: bool = False
+    """Departure: TD targets never exceed the highest possible return (released: off)."""
     rewarded_fraction: float = 0.0
     """Departure: this part of each critic batch comes from rewarded transitions (released: 0)."""
     context_drawn: int = 0
     """Departure: draw this many transitions, keep the largest context of them with the rewarded first (0: off)."""
 
     def validate(self) -> None:
-        require_between(self, COUNT, "epochs", "replay_capacity", "context_capacity")
+        require_between(self, COUNT, "epochs", "replay_capacity", "context_capacity", "encoder_hidden_dim")
         require_between(self, (1, 10_000), "task_embedding_dim", "n_step")
         require_between(self, (1, self.replay_capacity), "transitions_per_task")
         require_between(self, (1, self.context_capacity), "warm_up_transitions")
         require_between(self, FRACTION, "rewarded_fraction")
-        require_between(self, RATE, "discount")
+        require_between(self, RATE, "discount", "learning_rate", "coefficient_learning_rate", "target_rate")
         require_between(self, WEIGHT, "transition_reuse")
         largest = self.context_groups[-1].transitions
         if self.context_drawn != 0 and not largest <= self.context_drawn <= COUNT[1]:
@@ -107,13 +118,17 @@ class MetaLearner(nn.Module):
     context_dim: int
     """A context transition is this many leading columns of ``fields``."""
     latent_dim: int
-    encoder: Callable[[Tensor], Gaussian]
+    config: MetaTrainConfig
+    encoder: nn.Module
     """q(e given c): contexts (S, C, context_dim) -> (S, E)."""
     networks: SkillActorCritic
 
-    @abstractmethod
     def make_optimizers(self) -> None:
-        """After the module has its device."""
+        """After the module has its device. The encoder learns with the critics."""
+        rate = self.config.learning_rate
+        critic_parameters = [*self.networks.critics.parameters(), *self.encoder.parameters()]
+        self.critic_optimizer = torch.optim.Adam(critic_parameters, lr=rate, fused=True)
+        self.policy_optimizer = torch.optim.Adam(self.networks.policy.parameters(), lr=rate, fused=True)
 
     @abstractmethod
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]: ...
@@ -155,7 +170,7 @@ class MetaTraining(Stage):
         self.replay = MultiTaskReplay(count, config.replay_capacity, fields, context.device, reward_field="td_rewards")
         self.context_replay = MultiTaskReplay(count, config.context_capacity, fields, context.device)
         self.epochs = self.updates = self.owed_updates = self.rounds = 0
-        self.episodes, self.env_steps = [0] * count, [0] * count
+        self.log = EpisodeLog(self.distribution.score_range[1])
         self._success: float | None = None
         self.paths = EpisodePaths()
         """Of the last epoch, with e ~ q(e given c) (paper, Figure 9)."""
@@ -229,27 +244,15 @@ class MetaTraining(Stage):
             if phase == "meta_train_prior":
                 self.context_replay.add(task, packed)
             if phase == "meta_train_posterior" and self.epochs == self.config.epochs - 1:
-                self.paths.keep(task, self.episodes[task], episode)
-            self.env_steps[task] += episode.length
-            success = episode.episode_return >= self.distribution.score_range[1]
-            rows.append(
-                EpisodeRow(
-                    phase,
-                    task,
-                    self.episodes[task],
-                    self.env_steps[task],
-                    episode.episode_return,
-                    success,
-                    episode.length,
-                )
-            )
-            self.episodes[task] += 1
+                self.paths.keep(task, self.log.count(task), episode)
+            rows.append(self.log.row(phase, task, episode))
         return rows
 
     @torch.inference_mode()
     def _encode(self, tasks: Tensor, generator: torch.Generator) -> Gaussian:
         size = self.config.context_groups[-1].transitions
-        return self.learner.encoder(self._contexts(tasks, size, self.config.context_drawn, generator))
+        posterior: Gaussian = self.learner.encoder(self._contexts(tasks, size, self.config.context_drawn, generator))
+        return posterior
 
     def _contexts(self, tasks: Tensor, size: int, drawn: int, generator: torch.Generator) -> Tensor:
         """(S, size, context features) of each task in ``tasks`` (S,), drawn with replacement.
@@ -307,8 +310,7 @@ class MetaTraining(Stage):
             "optimizers": [optimizer.state_dict() for optimizer in self.learner.optimizers()],
             "replay": self.replay.state_dict(),
             "context_replay": self.context_replay.state_dict(),
-            "episodes": list(self.episodes),
-            "env_steps": list(self.env_steps),
+            **self.log.state_dict(),
             "paths": self.paths.state_dict(),
             "counters": {name: getattr(self, name) for name in self._COUNTERS},
         }
@@ -319,7 +321,7 @@ class MetaTraining(Stage):
             optimizer.load_state_dict(saved)
         self.replay.load_state_dict(state["replay"])
         self.context_replay.load_state_dict(state["context_replay"])
-        self.episodes, self.env_steps = list(state["episodes"]), list(state["env_steps"])
+        self.log.load_state_dict(state)
         self.paths.load_state_dict(state.get("paths", {}))  # checkpoints of before paths were kept
         for name in self._COUNTERS:
             setattr(self, name, state["counters"][name])

@@ -13,7 +13,7 @@ Axes: N task (or policy), K episode, T time, R row (an env_step of any episode),
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from algorithms.behavior_cloning import BehaviorPolicy
 from algorithms.networks import torch_generator
 from algorithms.rollout import EpisodeKey, EpisodeNoise, PrimitiveActions, SkillEpisode, collect_episodes
-from algorithms.stage import EpisodeRow, StageContext
+from algorithms.stage import StageContext
 from envs.core import Task
 
 BASELINE_RIDGE = 1e-5
@@ -207,26 +207,3 @@ def random_gradient_batch(context: StageContext, policy: BehaviorPolicy, tasks: 
         torch.full(shape, 1 / rows),
     )
     return GradientBatch(*(column.to(context.device) for column in columns))
-
-
-class EpisodeLog:
-    """Rows of episodes as they come, and per task the episodes and env_steps so far."""
-
-    def __init__(self, highest_return: float) -> None:
-        self._highest_return = highest_return
-        self.episodes: dict[int, int] = {}
-        self.env_steps: dict[int, int] = {}
-
-    def row(self, phase: str, task: int, episode: SkillEpisode) -> EpisodeRow:
-        """Counts ``episode`` in."""
-        index = self.episodes.get(task, 0)
-        self.episodes[task] = index + 1
-        self.env_steps[task] = self.env_steps.get(task, 0) + episode.length
-        success = episode.episode_return >= self._highest_return
-        return EpisodeRow(phase, task, index, self.env_steps[task], episode.episode_return, success, episode.length)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"episodes": dict(self.episodes), "env_steps": dict(self.env_steps)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.episodes, self.env_steps = dict(state["episodes"]), dict(state["env_steps"])

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from algorithms.adaptation import ADAPTED_FILE
 from algorithms.encoded_adaptation import encode_context
-from algorithms.episode_paths import PATH_EPISODES, EpisodePaths
+from algorithms.episode_log import EpisodeLog
+from algorithms.episode_paths import EpisodePaths
 from algorithms.files import save_tensors
 from algorithms.meta_training import MetaLearner, MetaTrainConfig, prior_task_embeddings
 from algorithms.networks import Gaussian, torch_generator
@@ -67,21 +68,24 @@ class PosteriorAdaptation(Stage):
         self.tasks = list(context.target_tasks)
         self.inputs = StateInputs(space.prior, meta.networks.config.standardise_states, context.device)
         count = len(self.tasks)
-        self.episodes, self.env_steps = [0] * count, [0] * count
+        self.log = EpisodeLog(self.distribution.score_range[1])
         self.contexts: list[list[Tensor]] = [[] for _ in self.tasks]
         """Context transitions (C, context features) of each task's exploration episodes."""
         self.task_embeddings = torch.zeros((count, meta_config.task_embedding_dim), device=context.device)
-        self._last_success: dict[int, bool] = {}
         self.paths = EpisodePaths()
 
     @property
+    def episodes(self) -> list[int]:
+        """Episodes of each target task so far."""
+        return [self.log.count(task) for task in self.tasks]
+
+    @property
     def progress(self) -> Progress:
-        successes = list(self._last_success.values())
         return Progress(
-            done=sum(self.episodes),
+            done=self.log.total,
             total=self.config.episodes * len(self.tasks),
             unit="episodes",
-            success=sum(successes) / len(successes) if successes else None,
+            success=self.log.success,
         )
 
     def advance(self) -> StageReport:
@@ -148,38 +152,30 @@ class PosteriorAdaptation(Stage):
         tasks = [self.distribution.target_tasks[self.tasks[learner]] for learner in learners]
         episodes = collect_episodes(world, tasks, keys, policies, self.space.low_level_policy)
         rows = []
-        for learner, number, episode in zip(learners, numbers, episodes, strict=True):
+        for learner, episode in zip(learners, episodes, strict=True):
             if phase == "explore":
                 packed = self.inputs.pack(self.meta.fields, episode, self.meta_config.discount, 1)
                 self.contexts[learner].append(packed[:, : self.meta.context_dim])
-            self.env_steps[learner] += episode.length
-            success = episode.episode_return >= self.distribution.score_range[1]
-            task, score = self.tasks[learner], episode.episode_return
-            self._last_success[task] = success
-            rows.append(EpisodeRow(phase, task, number, self.env_steps[learner], score, success, episode.length))
-            if number in PATH_EPISODES:
-                self.paths.keep(task, number, episode)
-            self.episodes[learner] += 1
+            row = self.log.row(phase, self.tasks[learner], episode)
+            self.paths.keep_if_chosen(row, episode)
+            rows.append(row)
         return rows
 
     # -- state ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "episodes": list(self.episodes),
-            "env_steps": list(self.env_steps),
+            "log": self.log.state_dict(),
             "contexts": [list(parts) for parts in self.contexts],
             "task_embeddings": self.task_embeddings.clone(),
-            "last_success": dict(self._last_success),
             "paths": self.paths.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.episodes, self.env_steps = list(state["episodes"]), list(state["env_steps"])
+        self.log.load_state_dict(state["log"])
         self.contexts = [[part.to(self.context.device) for part in parts] for parts in state["contexts"]]
         self.task_embeddings = state["task_embeddings"].to(self.context.device)
-        self._last_success = dict(state["last_success"])
-        self.paths.load_state_dict(state.get("paths", {}))  # checkpoints of before paths were kept
+        self.paths.load_state_dict(state["paths"])
 
     def write_artefact(self, folder: Path) -> dict[str, Any]:
         policy = [parameter.detach()[0].cpu().clone() for parameter in self.meta.networks.policy.parameters()]

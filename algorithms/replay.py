@@ -36,6 +36,11 @@ class PackedFields:
         return int(self.slices[last].stop)
 
 
+def rewarded_first(rewards: Tensor) -> Tensor:
+    """Indices (..., B) that put rewards above 0 first, and leave the order as it is otherwise."""
+    return torch.argsort((rewards > 0).to(torch.int8), dim=-1, descending=True, stable=True)
+
+
 class MultiTaskReplay:
     """N ring buffers of ``capacity`` packed transitions each, in one tensor (N, capacity, F)."""
 
@@ -73,10 +78,9 @@ class MultiTaskReplay:
     def rewarded_positions(self) -> tuple[Tensor, Tensor]:
         """(counts (N,), positions (N, largest count)) of the stored transitions with reward > 0."""
         if self._rewarded is None:
-            mask = (self.rows[..., self._reward_column] > 0).cpu()
-            counts = mask.sum(1)
-            order = torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)
-            self._rewarded = counts, order[:, : max(1, int(counts.max()))]
+            rewards = self.rows[..., self._reward_column].cpu()
+            counts = (rewards > 0).sum(1)
+            self._rewarded = counts, rewarded_first(rewards)[:, : max(1, int(counts.max()))]
         return self._rewarded
 
     def draw_stratified(self, tasks: Tensor, uniform: Tensor, rewarded: int) -> Tensor:
@@ -97,8 +101,7 @@ class MultiTaskReplay:
         positions = self.draw_uniform(tasks, uniform)
         flat = tasks[:, None] * self.capacity + positions
         rewards = self.rows.view(-1, self.fields.dim)[flat.to(self.rows.device), self._reward_column]
-        order = torch.argsort((rewards > 0).to(torch.int8), dim=1, descending=True, stable=True).cpu()
-        return positions.gather(1, order[:, :kept])
+        return positions.gather(1, rewarded_first(rewards).cpu()[:, :kept])
 
     def gather(self, tasks: Tensor, positions: Tensor) -> Tensor:
         """Rows (N', B, F) at ``positions`` (N', B) of ``tasks`` (N',), in one gather over all tasks."""

@@ -36,9 +36,9 @@ from torch import Tensor, nn
 
 from algorithms.adaptation import ADAPTED_FILE
 from algorithms.adaptation_config import SacSettings
+from algorithms.episode_log import EpisodeLog
 from algorithms.files import load_tensors, save_tensors
 from algorithms.networks import torch_generator
-from algorithms.policy_gradient import EpisodeLog
 from algorithms.primitive_presets import SAC_TIANSHOU_PRESETS
 from algorithms.ranges import require_between
 from algorithms.rollout import EpisodeKey, EpisodeNoise, PrimitiveActions, SkillEpisode, collect_episodes
@@ -222,7 +222,6 @@ class TianshouAdaptation(Stage):
         self.distribution = context.task_distribution
         self.log = EpisodeLog(self.distribution.score_range[1])
         self.finished_policies: dict[int, dict[str, Tensor]] = {}
-        self._last_success: dict[int, bool] = {}
         self._begin_task()
 
     def _begin_task(self) -> None:
@@ -238,12 +237,11 @@ class TianshouAdaptation(Stage):
 
     @property
     def progress(self) -> Progress:
-        successes = list(self._last_success.values())
         return Progress(
-            done=sum(self.log.episodes.values()),
+            done=self.log.total,
             total=self.config.episodes * len(self.context.target_tasks),
             unit="episodes",
-            success=sum(successes) / len(successes) if successes else None,
+            success=self.log.success,
         )
 
     @property
@@ -253,9 +251,8 @@ class TianshouAdaptation(Stage):
     def advance(self) -> StageReport:
         rows, metrics = [], {}
         if not self.owed_updates:
-            episode = self._act(self.log.episodes.get(self.task, 0))
+            episode = self._act(self.log.count(self.task))
             rows.append(self.log.row("adapt", self.task, episode))
-            self._last_success[self.task] = rows[0].success
             add_episode(self.replay, episode)
             if len(self.replay) >= self.config.batch_size:
                 self.owed_updates = self.config.updates_after(len(episode.states))
@@ -285,7 +282,6 @@ class TianshouAdaptation(Stage):
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {
             "log": self.log.state_dict(),
-            "last_success": dict(self._last_success),
             "finished_policies": dict(self.finished_policies),
             "owed_updates": self.owed_updates,
             "updates": self.updates,
@@ -298,7 +294,6 @@ class TianshouAdaptation(Stage):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.log.load_state_dict(state["log"])
-        self._last_success = dict(state["last_success"])
         self.finished_policies = dict(state["finished_policies"])
         self._begin_task()
         self.owed_updates, self.updates = state["owed_updates"], state["updates"]

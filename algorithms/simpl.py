@@ -44,7 +44,7 @@ from algorithms.meta_training import META_FILE, ContextGroup, MetaLearner, MetaT
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.playback import play_skill_policy
 from algorithms.presets import SIMPL_PRESETS, with_skills
-from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
+from algorithms.ranges import COUNT, WEIGHT, require_between
 from algorithms.regularized_sac import (
     CONTEXT_LAST_FIELD,
     ActorCriticConfig,
@@ -95,26 +95,15 @@ class SimplMetaTrainConfig(MetaTrainConfig):
     """Its weight at the start, one per training task (released)."""
     kl_clip: float = 5.0
     """Clip of the KL in the TD target (released: maze 5, kitchen 6)."""
-    learning_rate: float = 3e-4
-    """Adam, for every network (paper: 3e-4)."""
-    coefficient_learning_rate: float = 3e-4
-    """Adam, for every coefficient (released: 3e-4)."""
     policy_coefficients_only_grow: bool = True
     """alpha_1 and alpha_2 are never lowered (released); off: dual gradient both ways (paper, section 4.2)."""
-    target_rate: float = 0.005
-    """Smoothing of the target critics (released)."""
-    encoder_hidden_dim: int = 128
-    """Width of the task encoder (paper: 128, 4 heads, 32 inducing points)."""
-    clip_targets: bool = False
-    """Departure: TD targets never exceed the highest possible return (released: off)."""
     bf16: bool = False
     """Departure: networks in bfloat16 autocast (off: float32)."""
 
     def validate(self) -> None:
-        require_between(self, COUNT, "small_context", "large_context", "encoder_hidden_dim")
+        require_between(self, COUNT, "small_context", "large_context")
         require_between(self, (1, 10_000), "small_context_tasks", "large_context_tasks")
         super().validate()
-        require_between(self, RATE, "learning_rate", "coefficient_learning_rate", "target_rate")
         for kind in ("target_kl", "initial_coefficient", "encoder_target_kl", "initial_encoder_coefficient"):
             require_between(self, WEIGHT, f"small_{kind}", f"large_{kind}")
         require_between(self, WEIGHT, "kl_clip")
@@ -130,6 +119,7 @@ class SimplMetaTrainConfig(MetaTrainConfig):
 class SimplLearner(MetaLearner):
     """Task encoder, task-conditioned actor-critic, dual coefficients, and their joint update."""
 
+    config: SimplMetaTrainConfig
     encoder: TaskEncoder
 
     def __init__(
@@ -164,13 +154,6 @@ class SimplLearner(MetaLearner):
         initial_encoder = torch.full((1 + task_count,), config.large_initial_encoder_coefficient)
         initial_encoder[0] = config.small_initial_encoder_coefficient
         self.encoder_coefficients = DualCoefficients(initial_encoder, rate)  # [small, task 0, task 1, ...]
-
-    def make_optimizers(self) -> None:
-        """After the module has its device."""
-        rate = self.config.learning_rate
-        critic_parameters = [*self.networks.critics.parameters(), *self.encoder.parameters()]
-        self.critic_optimizer = torch.optim.Adam(critic_parameters, lr=rate, fused=True)
-        self.policy_optimizer = torch.optim.Adam(self.networks.policy.parameters(), lr=rate, fused=True)
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         coefficients = (self.policy_coefficients, self.encoder_coefficients)

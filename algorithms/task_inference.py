@@ -29,7 +29,7 @@ from torch import Tensor
 from algorithms.gaussian_product_encoder import GaussianProductEncoder
 from algorithms.meta_training import ContextGroup, MetaLearner, MetaTrainConfig
 from algorithms.networks import Gaussian, torch_generator
-from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
+from algorithms.ranges import COUNT, WEIGHT, require_between
 from algorithms.regularized_sac import (
     CONTEXT_LAST_FIELD,
     DualCoefficients,
@@ -76,19 +76,10 @@ class TaskInferenceConfig(MetaTrainConfig):
     """beta, the weight of KL(q(e given c), N(0, I)) (Rakelly et al.: 0.1)."""
     initial_coefficient: float = 0.1
     """alpha at the start (SiMPL F.2: 0.1)."""
-    learning_rate: float = 3e-4
-    """Adam, for every network (Rakelly et al., SiMPL: 3e-4)."""
-    coefficient_learning_rate: float = 3e-4
-    """Adam, for alpha (ours: the same)."""
-    target_rate: float = 0.005
-    """Smoothing of the target critics (Rakelly et al.: 0.005)."""
-    clip_targets: bool = False
-    """Departure: TD targets never exceed the highest possible return (off)."""
 
     def validate(self) -> None:
         require_between(self, (1, 10_000), "tasks_per_update", "encoder_hidden_layers")
-        require_between(self, COUNT, "context_transitions", "encoder_hidden_dim")
-        require_between(self, RATE, "learning_rate", "coefficient_learning_rate", "target_rate")
+        require_between(self, COUNT, "context_transitions")
         require_between(self, WEIGHT, "encoder_kl_weight", "initial_coefficient")
         super().validate()
 
@@ -114,6 +105,7 @@ class TaskInferenceConfig(MetaTrainConfig):
 class TaskInferenceLearner(MetaLearner):
     """Task encoder, task-conditioned actor-critic, alpha, and their joint update."""
 
+    config: TaskInferenceConfig
     encoder: GaussianProductEncoder | TaskEncoder
 
     def __init__(
@@ -142,13 +134,6 @@ class TaskInferenceLearner(MetaLearner):
         self.networks = SkillActorCritic(config.network_config, *dims, torch_generator(seed, "meta_train", "init"))
         rate = config.coefficient_learning_rate
         self.coefficient = DualCoefficients(torch.tensor([config.initial_coefficient]), rate, growing_only=False)
-
-    def make_optimizers(self) -> None:
-        """After the module has its device."""
-        rate = self.config.learning_rate
-        critic_parameters = [*self.networks.critics.parameters(), *self.encoder.parameters()]
-        self.critic_optimizer = torch.optim.Adam(critic_parameters, lr=rate, fused=True)
-        self.policy_optimizer = torch.optim.Adam(self.networks.policy.parameters(), lr=rate, fused=True)
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         return (self.critic_optimizer, self.policy_optimizer, self.coefficient.optimizer)

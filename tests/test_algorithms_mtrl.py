@@ -266,7 +266,7 @@ def test_what_is_kept_is_each_learners_own_policy_at_its_newest_states(skills: P
     episodes: list[Tensor] = []
     real_pack = stage.pack
     stage.pack = lambda episode: note(episodes, real_pack(episode))  # type: ignore[method-assign]
-    while stage.episodes[NEVER] < 3:
+    while stage.log.count(NEVER) < 3:
         stage._collect_where_waiting()
         stage.owed_updates.zero_()
     for parameter in stage.networks.policy.parameters():

@@ -13,7 +13,6 @@ from torch import Tensor
 from algorithms.behavior_cloning import BehaviorPolicy, GaussianPolicyConfig
 from algorithms.policy_gradient import (
     BASELINE_RIDGE,
-    EpisodeLog,
     StackedPolicies,
     TaskEpisode,
     act,
@@ -25,8 +24,7 @@ from algorithms.policy_gradient import (
     same_for_all,
     task_advantages,
 )
-from algorithms.rollout import EpisodeKey, EpisodeNoise, SkillEpisode
-from algorithms.stage import EpisodeRow
+from algorithms.rollout import EpisodeKey, EpisodeNoise
 from tests.algorithm_helpers import ACTION_DIM, OBSERVATION_DIM, START_GOAL, short_maze, stage_context
 
 NETWORK = GaussianPolicyConfig(hidden_dim=8, hidden_layers=2)
@@ -202,18 +200,3 @@ def test_paths_are_recorded_where_asked_for() -> None:
 
 
 # -- rows --------------------------------------------------------------------------------------------------------
-
-
-def test_log_counts_episodes_and_env_steps_of_each_task() -> None:
-    def episode(length: int, episode_return: float) -> SkillEpisode:
-        empty = torch.zeros(0, 1)
-        return SkillEpisode(empty, empty, empty, empty, empty, length, episode_return)
-
-    log = EpisodeLog(1.0)
-    log.row("explore", 3, episode(10, 0.0))
-    log.row("explore", 5, episode(7, 0.0))
-    again = EpisodeLog(1.0)
-    again.load_state_dict(log.state_dict())
-    for each in (log, again):
-        assert each.row("adapt", 3, episode(4, 1.0)) == EpisodeRow("adapt", 3, 1, 14, 1.0, True, 4)
-        assert each.row("adapt", 5, episode(1, 0.5)) == EpisodeRow("adapt", 5, 1, 8, 0.5, False, 1)
