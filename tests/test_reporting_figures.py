@@ -22,8 +22,7 @@ from bench.reporting.figures import make_figures
 from bench.reporting.figures.aggregates import improvement_figures, interval_figures, profile_figures
 from bench.reporting.figures.artefacts import latent_figures, path_figures
 from bench.reporting.figures.cost import cost_figures
-from bench.reporting.figures.meta_training import meta_training_figures
-from bench.reporting.figures.studies import other_learning_figures, study_figures
+from bench.reporting.figures.studies import other_learning_figures, other_meta_training_figures, study_figures
 from bench.reporting.figures.task_distributions import task_figures, training_task_figures
 from bench.reporting.inputs import load_inputs
 from bench.reporting.model import Made, ReportFigure, ReportInputs
@@ -177,7 +176,7 @@ def test_the_improvement_matrix_is_rliables_and_mirrored(shipped: ReportInputs) 
 
 
 def test_meta_training_curves_are_means_of_each_phase(shipped: ReportInputs) -> None:
-    (axes,) = figure_named(meta_training_figures(shipped), "meta-training-kitchen-quick").draw().axes
+    (axes,) = figure_named(other_meta_training_figures(shipped), "meta-training-kitchen-quick").draw().axes
     rows = rows_of("simpl-kitchen-quick-s*").query("phase == 'meta_train_posterior'")
     bins = rows["episode"] // 10
     per_task = rows.groupby(["seed", "task", bins])["return"].mean()
@@ -220,7 +219,9 @@ def test_one_seed_gives_no_band_and_says_so(tmp_path: Path) -> None:
     assert improvement_figures(inputs).missing == (
         "probability of improvement on e, quick, episodes 20-40: needs two algorithms",
     )
-    assert meta_training_figures(inputs).missing == ("meta-training curves: no run has episodes of meta-training",)
+    assert other_meta_training_figures(inputs).missing == (
+        "meta-training curves: no run has episodes of meta-training",
+    )
 
 
 def test_missing_scores_are_named_in_the_caption(tmp_path: Path) -> None:
@@ -345,6 +346,7 @@ def test_runs_that_end_with_meta_training_make_figure_8(tmp_path: Path) -> None:
     (axes,) = figure.draw().axes
     np.testing.assert_allclose(points(line(axes, "simpl"))[:, 1], 0.5)
     assert "simpl: 2 seeds" in figure.caption
+    assert other_meta_training_figures(inputs) == Made()  # the study's figure shows it
     assert "maze-medium (simpl, bc+maml, pearl, bc+pearl)" in figure.caption.partition("Not run yet: ")[2]
 
 
