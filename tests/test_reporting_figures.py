@@ -34,11 +34,14 @@ from tests.conftest import ROOT
 from tests.statistics_helpers import write_run
 
 SHIPPED = ROOT / "results" / "runs"
+ENVS = ("maze", "kitchen")
 
 
 @pytest.fixture(scope="module")
 def shipped() -> ReportInputs:
-    return load_inputs([SHIPPED])
+    """The first twelve runs that shipped: what is expected of them does not change when others come."""
+    pairs = [f"{algo}-{env}-quick-s{seed}" for algo in ("simpl", "spirl") for env in ENVS for seed in range(3)]
+    return load_inputs([SHIPPED / name for name in pairs])
 
 
 def rows_of(pattern: str) -> pd.DataFrame:
@@ -67,15 +70,15 @@ def points(drawn: Line2D) -> np.ndarray:
     return np.column_stack([np.asarray(drawn.get_xdata(), dtype=float), np.asarray(drawn.get_ydata(), dtype=float)])
 
 
-def test_every_figure_of_the_shipped_runs_is_drawn_and_saved(shipped: ReportInputs, tmp_path: Path) -> None:
-    made = make_figures(shipped)
+def test_every_figure_of_all_shipped_runs_is_drawn_and_saved(tmp_path: Path) -> None:
+    made = make_figures(load_inputs([SHIPPED]))
     names = [figure.name for figure in made.items]
     assert len(names) == len(set(names)) >= 13
     for figure in made.items:
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", figure.name)
         assert len(figure.title) > 10 and len(figure.alt) > 40
         if not figure.name.startswith("tasks"):
-            assert "3 seeds" in figure.caption or "3 seeds" in figure.alt, figure.name
+            assert re.search(r"\b[1-9]\d* seeds?\b|seed \d", figure.caption), figure.name
         (written,) = save_figure(figure.draw(), tmp_path / figure.name, [".png"])
         assert written.read_bytes().startswith(b"\x89PNG")
     assert any(line.startswith("figure11 ") for line in made.missing)

@@ -20,11 +20,14 @@ from tests.conftest import ROOT
 from tests.statistics_helpers import write_run
 
 SHIPPED = ROOT / "results" / "runs"
+ENVS = ("maze", "kitchen")
 
 
 @pytest.fixture(scope="module")
 def shipped() -> ReportInputs:
-    return load_inputs([SHIPPED])
+    """The first twelve runs that shipped: what is expected of them does not change when others come."""
+    pairs = [f"{algo}-{env}-quick-s{seed}" for algo in ("simpl", "spirl") for env in ENVS for seed in range(3)]
+    return load_inputs([SHIPPED / name for name in pairs])
 
 
 def table_named(tables: tuple[ReportTable, ...], name: str) -> ReportTable:
@@ -41,7 +44,7 @@ def rows_of(pattern: str) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in sorted(SHIPPED.glob(f"{pattern}/episodes.parquet"))])
 
 
-def test_every_table_of_the_shipped_runs_has_all_forms(shipped: ReportInputs) -> None:
+def test_every_table_has_all_forms(shipped: ReportInputs) -> None:
     made = make_tables(shipped)
     assert made.missing == ()
     assert [table.name for table in made.items] == [
