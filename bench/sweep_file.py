@@ -33,7 +33,7 @@ from bench.plan import RunRequest
 _SHIPPED_PACKAGE, _SHIPPED_FOLDER = "slurm", "sweeps"
 _ENDING = ".toml"
 _FIELDS = ("name", "title", "picture", "presets")
-PICTURES = ("learning", "first-episodes", "meta-training")
+LEARNING, FEW_EPISODES, META_TRAINING = PICTURES = ("learning", "first-episodes", "meta-training")
 """What the figure of a sweep that ships shows in a report: scores on the target tasks, the first 20 episodes of them,
 or scores on the training tasks during meta-training."""
 _ROW_FIELDS = ("algorithms", "envs", "seeds", "tasks", "data", "until", "overrides")
@@ -70,7 +70,7 @@ class SweepSpec:
     name: str
     title: str
     presets: Mapping[str, tuple[SweepRow, ...]]
-    picture: str = PICTURES[0]
+    picture: str = LEARNING
     """One of ``PICTURES``."""
 
     def requests(self, preset: str) -> list[RunRequest]:
@@ -112,7 +112,7 @@ def parse_sweep(text: str, where: str) -> SweepSpec:
     if not name.replace("-", "").replace("_", "").replace("+", "").isalnum():
         raise UserError(f"{where}: name: expected letters, digits, - _ and +, got {name!r}")
     title = _text(content, "title", where) if "title" in content else name
-    picture = _text(content, "picture", where) if "picture" in content else PICTURES[0]
+    picture = _text(content, "picture", where) if "picture" in content else LEARNING
     if picture not in PICTURES:
         raise UserError(f"{where}: picture: expected {', '.join(PICTURES)}, got {picture!r}")
     presets = content["presets"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from bench.reporting.figures.aggregates import improvement_figures, interval_figures, profile_figures
 from bench.reporting.figures.artefacts import latent_figures, path_figures
 from bench.reporting.figures.cost import cost_figures
-from bench.reporting.figures.meta_training import meta_training_figures
-from bench.reporting.figures.studies import other_learning_figures, study_figures
+from bench.reporting.figures.studies import other_learning_figures, other_meta_training_figures, study_figures
 from bench.reporting.figures.task_distributions import task_figures, training_task_figures
 from bench.reporting.model import FigureFamily, Made, ReportFigure, ReportInputs
 
@@ -17,7 +16,7 @@ ALL_FIGURES: tuple[FigureFamily, ...] = (
     profile_figures,
     improvement_figures,
     cost_figures,
-    meta_training_figures,
+    other_meta_training_figures,
     training_task_figures,
     task_figures,
     path_figures,

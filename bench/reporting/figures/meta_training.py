@@ -15,7 +15,6 @@ from bench.lookup import find_task_distribution
 from bench.reporting.figures.drawing import (
     INTERVAL,
     counted,
-    file_name,
     new_panels,
     notes_text,
     runs_text,
@@ -26,7 +25,7 @@ from bench.reporting.figures.drawing import (
     tidy,
 )
 from bench.reporting.figures.learning import bin_width, panel_title
-from bench.reporting.model import LoadedRun, Made, ReportFigure, ReportInputs
+from bench.reporting.model import LoadedRun, ReportFigure, ReportInputs
 from bench.reporting.palette import in_order, looks
 from bench.statistics.aggregates import mean
 from bench.statistics.bootstrap import bootstrap, percentile_interval, why_no_interval
@@ -52,18 +51,6 @@ class MetaPanel:
     """For names, seeds, training tasks and the score range; without returns."""
     curves: Mapping[tuple[str, str], EfficiencyCurve]
     """By label and phase."""
-
-
-def meta_training_figures(inputs: ReportInputs) -> Made[ReportFigure]:
-    """A figure per task distribution and preset, of all algorithms that were meta-trained there."""
-    figures = []
-    for env, preset in sorted({(run.env, run.preset) for run in inputs.runs}):
-        panel = meta_panel(inputs, env, preset)
-        if panel is not None:
-            name = file_name("meta-training", env, preset)
-            figures.append(meta_figure(name, f"Meta-training on {env}, preset {preset}", [panel]))
-    missing = () if figures else ("meta-training curves: no run has episodes of meta-training",)
-    return Made(tuple(figures), missing)
 
 
 def meta_panel(inputs: ReportInputs, env: str, preset: str, labels: Sequence[str] | None = None) -> MetaPanel | None:
@@ -187,13 +174,14 @@ def draw_meta_training(panels: Sequence[MetaPanel]) -> Figure:
     figure, all_axes = new_panels(len(panels), width=5.6 if len(panels) == 1 else 4.6, height=3.9)
     look = looks([group.label for panel in panels for group in panel.groups])
     for axes, panel in zip(all_axes, panels, strict=True):
+        seeds = {group.label: counted(len(group.seeds), "seed") for group in panel.groups}
         for (label, phase), curve in panel.curves.items():
             own = look[label]
             episodes = curve.starts + (curve.bin_episodes - 1) / 2
             if phase == POSTERIOR:
                 axes.plot(
                     episodes, curve.point, color=own.colour, linestyle=own.line_style, marker=own.marker, markersize=4,
-                    markevery=max(1, len(episodes) // _MARKS), linewidth=1.6, label=label,
+                    markevery=max(1, len(episodes) // _MARKS), linewidth=1.6, label=f"{label} ({seeds[label]})",
                 )  # fmt: skip
                 axes.fill_between(episodes, curve.low, curve.high, color=own.colour, alpha=0.18, linewidth=0)
             else:

@@ -14,7 +14,7 @@ from bench.reporting.figures.meta_training import meta_figure, meta_panel
 from bench.reporting.model import Made, ReportFigure, ReportInputs
 from bench.reporting.palette import in_order
 from bench.statistics.episodes import run_label
-from bench.sweep_file import SweepSpec, load_sweep, shipped_sweeps
+from bench.sweep_file import FEW_EPISODES, LEARNING, META_TRAINING, SweepSpec, load_sweep, shipped_sweeps
 
 FIRST_EPISODES = 20
 
@@ -29,21 +29,14 @@ def study_figures(inputs: ReportInputs) -> Made[ReportFigure]:
         made = [figure for preset in _presets(inputs) for figure in _figure(inputs, spec, preset)]
         figures += made
         if not made:
-            what = "meta-training runs" if spec.picture == "meta-training" else "runs"
+            what = "meta-training runs" if spec.picture == META_TRAINING else "runs"
             missing.append(f"{name} ({spec.title}): none of its {what} is here; bench sweep {name} makes them")
     return Made(tuple(figures), tuple(missing))
 
 
 def other_learning_figures(inputs: ReportInputs) -> Made[ReportFigure]:
     """Learning curves of every task distribution and preset that has an algorithm which no study's figure shows."""
-    shown = {
-        (env, preset, label)
-        for name in shipped_sweeps()
-        if (spec := load_sweep(name)).picture == "learning"
-        for preset in _presets(inputs)
-        for env, labels in study_rows(spec, preset).items()
-        for label in labels
-    }
+    shown = _shown(inputs, LEARNING)
     figures = []
     for env, preset in sorted({(group.env, group.preset) for group in inputs.groups}):
         labels = [group.label for group in inputs.groups if (group.env, group.preset) == (env, preset)]
@@ -52,6 +45,32 @@ def other_learning_figures(inputs: ReportInputs) -> Made[ReportFigure]:
             panel = learning_panel(inputs, env, preset)
             figures.append(learning_figure(file_name("learning", env, preset), title, [panel]))
     return Made(tuple(figures))
+
+
+def other_meta_training_figures(inputs: ReportInputs) -> Made[ReportFigure]:
+    """The same for meta-training."""
+    shown = _shown(inputs, META_TRAINING)
+    figures, trained = [], False
+    for env, preset in sorted({(run.env, run.preset) for run in inputs.runs}):
+        panel = meta_panel(inputs, env, preset)
+        trained = trained or panel is not None
+        if panel is not None and any((env, preset, group.label) not in shown for group in panel.groups):
+            title = f"Meta-training on {env}, preset {preset}"
+            figures.append(meta_figure(file_name("meta-training", env, preset), title, [panel]))
+    missing = () if trained else ("meta-training curves: no run has episodes of meta-training",)
+    return Made(tuple(figures), missing)
+
+
+def _shown(inputs: ReportInputs, picture: str) -> set[tuple[str, str, str]]:
+    """(task distribution, preset, label) of everything in the studies with this picture."""
+    return {
+        (env, preset, label)
+        for name in shipped_sweeps()
+        if (spec := load_sweep(name)).picture == picture
+        for preset in _presets(inputs)
+        for env, labels in study_rows(spec, preset).items()
+        for label in labels
+    }
 
 
 def study_rows(spec: SweepSpec, preset: str) -> dict[str, list[str]]:
@@ -73,7 +92,7 @@ def _presets(inputs: ReportInputs) -> list[str]:
 def _figure(inputs: ReportInputs, spec: SweepSpec, preset: str) -> Iterator[ReportFigure]:
     """One, or none where no run of the study exists."""
     wanted = study_rows(spec, preset)
-    meta = spec.picture == "meta-training"
+    meta = spec.picture == META_TRAINING
     there = {(one.env, one.label) for one in (inputs.runs if meta else inputs.groups) if one.preset == preset}
     envs = [env for env, labels in wanted.items() if any((env, label) in there for label in labels)]
     name, title = file_name(spec.name, preset), f"{spec.title} ({spec.name}, preset {preset})"
@@ -82,7 +101,7 @@ def _figure(inputs: ReportInputs, spec: SweepSpec, preset: str) -> Iterator[Repo
         drawn = {(panel.env, group.label) for panel in metas for group in panel.groups}
         figure = meta_figure(name, title, metas) if metas else None
     else:
-        first = FIRST_EPISODES if spec.picture == "first-episodes" else None
+        first = FIRST_EPISODES if spec.picture == FEW_EPISODES else None
         panels = [learning_panel(inputs, env, preset, wanted[env], first) for env in envs]
         drawn = {(panel.env, group.label) for panel in panels for group in panel.groups}
         figure = learning_figure(name, title, panels) if panels else None
