@@ -26,6 +26,7 @@ MAZE_PAGE = "envs/maze/README.md"
 KITCHEN_PAGE = "envs/kitchen/README.md"
 DATA_PAGE = "envs/kitchen/DATA.md"
 ALGORITHMS_PAGE = "algorithms/README.md"
+VALIDATION_PAGES = ("envs/validation/README.md", "results/validation/README.md")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -64,7 +65,7 @@ def at_smoke_size(command: str) -> list[str]:
 
 
 @pytest.mark.timeout(900)  # a dozen small but real runs
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, VALIDATION_PAGES[1]])
 def test_every_bench_command_runs_at_smoke_size(
     page: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +178,7 @@ def test_the_data_pages_commands_work_on_a_file_in_d4rls_layout(
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (*PAGES, MAZE_PAGE, KITCHEN_PAGE, DATA_PAGE, ALGORITHMS_PAGE):
+    for page in (*PAGES, MAZE_PAGE, KITCHEN_PAGE, DATA_PAGE, ALGORITHMS_PAGE, *VALIDATION_PAGES):
         for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
             assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 
