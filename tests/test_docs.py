@@ -13,9 +13,12 @@ import pandas as pd
 import pytest
 
 import algorithms.registry
+from algorithms.registry import algorithm_names
+from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair, why_impossible
 from bench.results import write_summary
 from bench.statistics.coverage import RUN_CORRELATIONS, stated_coverage
 from envs.kitchen.readers import human_trajectories
+from envs.registry import task_distribution_names
 from tests.conftest import ROOT, Bench
 
 PAGES = ("README.md", "CONTRIBUTING.md")
@@ -152,6 +155,32 @@ def test_how_sure_three_seeds_are_is_as_simulated() -> None:
         f"With three seeds a 95 % interval of the IQM holds the truth {alone:.0f} % of the time, and {together:.0f} % "
         f"where the tasks of a run share their luck (simulated, correlation {RUN_CORRELATIONS[1]})."
     ) in page
+
+
+def test_the_matrix_in_the_readme_is_what_the_registries_say() -> None:
+    """Every algorithm, its stages, and the worlds that it has all three presets for."""
+    page = (ROOT / "README.md").read_text()
+    (table,) = re.findall(r"\| algorithm \| stages \|.*?\n\|---.*?\n(.*?)\n\n", page, flags=re.DOTALL)
+    shown = {}
+    for line in table.splitlines():
+        name, stages, maze, kitchen, validation = (cell.strip() for cell in line.strip("|").split("|"))
+        shown[name.split("`")[1]] = (stages, maze == "yes", kitchen == "yes", set(re.findall("`(.*?)`", validation)))
+    worlds = [find_task_distribution(env) for env in task_distribution_names() if env != "toy-line"]
+    expected = {}
+    for name in algorithm_names():
+        if name == "toy":
+            continue
+        algorithm = find_algorithm(name)
+        fits = {
+            world.name for world in worlds
+            if why_impossible(algorithm, world) is None
+            and set(presets_of_pair(algorithm, world)) == {"smoke", "quick", "paper"}
+        }  # fmt: skip
+        mazes = {world.name for world in worlds if world.family == "maze"}
+        assert mazes <= fits or not mazes & fits
+        stages = " → ".join(stage.name for stage in algorithm.stages)
+        expected[name] = (stages, mazes <= fits, "kitchen" in fits, fits - mazes - {"kitchen"})
+    assert shown == expected
 
 
 def test_the_data_pages_commands_work_on_a_file_in_d4rls_layout(
