@@ -6,12 +6,12 @@ Modules are imported when an algorithm is asked for, so that listing names costs
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
+
+from envs.plugins import broken, load_target, name_taken, plugins
 
 if TYPE_CHECKING:
     from algorithms.stage import Algorithm
@@ -37,6 +37,8 @@ class AlgorithmEntry:
     package: str | None = None
     """An optional package that it needs, by the name it is imported and asked for (``pip install
     'simpl-bench[PACKAGE]'``)."""
+    origin: str | None = None
+    """The installed package that added it; None: it is this package's own."""
 
 
 _entries: dict[str, AlgorithmEntry] = {}
@@ -47,8 +49,7 @@ def register_algorithm(name: str, target: str, summary: str, package: str | None
 
     Raises ``ValueError`` when the name is taken by another target.
     """
-    entry = AlgorithmEntry(name, target, summary, package)
-    known = _entries.setdefault(name, entry)
+    known = _entries.setdefault(name, AlgorithmEntry(name, target, summary, package))
     if known.target != target:
         raise ValueError(
             f"algorithm {name!r} is already registered as {known.target}; choose another name than {target}"
@@ -57,9 +58,12 @@ def register_algorithm(name: str, target: str, summary: str, package: str | None
 
 @cache
 def _load_entry_points() -> None:
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        package = point.dist.name if point.dist is not None else "another package"
-        register_algorithm(point.name, point.value, f"from {package}")
+    """Raises ``BrokenPluginError`` where a package takes a name that another has."""
+    for plugin in plugins(ENTRY_POINT_GROUP):
+        entry = AlgorithmEntry(plugin.name, plugin.target, f"from {plugin.package}", origin=plugin.package)
+        known = _entries.setdefault(plugin.name, entry)
+        if known.target != plugin.target:
+            raise name_taken("algorithm", plugin, known.origin or "simpl-bench")
 
 
 def algorithm_entries() -> tuple[AlgorithmEntry, ...]:
@@ -77,7 +81,7 @@ def algorithm(name: str) -> Algorithm:
     """Import and return the algorithm called ``name``.
 
     Raises ``UnknownAlgorithmError`` for an unknown name, ``MissingPackageError`` when an optional package is missing
-    and ``ImportError`` when its module cannot be imported.
+    and ``BrokenPluginError`` when it is another package's and cannot be had.
     """
     names = algorithm_names()
     if name not in names:
@@ -90,8 +94,10 @@ def algorithm(name: str) -> Algorithm:
         raise MissingPackageError(
             f"algorithm {name!r} needs the package {package!r}, which is not installed: {install}"
         )
-    module_name, _, attribute = _entries[name].target.partition(":")
-    found: Algorithm = getattr(importlib.import_module(module_name), attribute)
+    entry = _entries[name]
+    found: Algorithm = load_target("algorithm", name, entry.target, entry.origin)
+    if entry.origin is not None and not hasattr(found, "stages"):
+        raise broken("algorithm", name, entry.origin, TypeError(f"{entry.target} is no Algorithm but {found!r}"))
     return found
 
 

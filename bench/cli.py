@@ -28,6 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"bench: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ImportError as error:
+        from envs.plugins import BrokenPluginError
+
+        if not isinstance(error, BrokenPluginError):
+            raise
+        print(f"bench: {error}", file=sys.stderr)  # a name taken twice: met wherever names are first asked for
+        sys.exit(UserError.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # The reader (head, less) has gone: nothing is left to say, and to no one.
         sys.exit(1)

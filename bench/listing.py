@@ -10,11 +10,12 @@ from algorithms.stage import Algorithm
 from bench.errors import UserError
 from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair, why_impossible
 from bench.tables import print_table
+from envs.core import TaskDistribution
 from envs.registry import task_distribution_names
 
 
 def listing() -> dict[str, Any]:
-    """Everything ``bench list`` says, as JSON. An algorithm whose package is missing is listed with the reason."""
+    """Everything ``bench list`` says, as JSON. What cannot be loaded is listed with the reason."""
     found: dict[str, Algorithm] = {}
     algorithms = []
     for entry in algorithm_entries():
@@ -26,15 +27,22 @@ def listing() -> dict[str, Any]:
         else:
             record["stages"] = [stage.name for stage in found[entry.name].stages]
         algorithms.append(record)
-    distributions = [find_task_distribution(name) for name in task_distribution_names()]
-    environments = [
-        {
-            "name": tasks.name, "family": tasks.family, "summary": tasks.summary,
-            "train_tasks": len(tasks.train_tasks), "target_tasks": len(tasks.target_tasks),
-            "episode_env_steps": tasks.episode_env_steps, "data_presets": list(tasks.data_presets),
-        }
-        for tasks in distributions
-    ]  # fmt: skip
+    distributions: list[TaskDistribution] = []
+    environments: list[dict[str, Any]] = []
+    for name in task_distribution_names():
+        try:
+            tasks = find_task_distribution(name)
+        except UserError as error:
+            environments.append({"name": name, "unavailable": str(error)})
+            continue
+        distributions.append(tasks)
+        environments.append(
+            {
+                "name": name, "unavailable": None, "family": tasks.family, "summary": tasks.summary,
+                "train_tasks": len(tasks.train_tasks), "target_tasks": len(tasks.target_tasks),
+                "episode_env_steps": tasks.episode_env_steps, "data_presets": list(tasks.data_presets),
+            }
+        )  # fmt: skip
     pairs = []
     for name, algorithm in found.items():
         for tasks in distributions:
@@ -57,12 +65,14 @@ def print_listing(as_json: bool) -> None:
     )  # fmt: skip
     print_table(
         "Task distributions (--env)", ("name", "training tasks", "target tasks", "summary"),
-        [(e["name"], str(e["train_tasks"]), str(e["target_tasks"]), e["summary"])
+        [(e["name"], "unavailable", "-", e["unavailable"]) if e["unavailable"] else
+         (e["name"], str(e["train_tasks"]), str(e["target_tasks"]), e["summary"])
          for e in content["task_distributions"]],
     )  # fmt: skip
     names = [a["name"] for a in content["algorithms"] if not a["unavailable"]]
     presets = {(pair["algo"], pair["env"]): " ".join(pair["presets"]) or "-" for pair in content["pairs"]}
     print_table(
         "Presets of each pair", ("env", *names),
-        [(e["name"], *(presets[(name, e["name"])] for name in names)) for e in content["task_distributions"]],
+        [(e["name"], *(presets[(name, e["name"])] for name in names))
+         for e in content["task_distributions"] if not e["unavailable"]],
     )  # fmt: skip

@@ -6,6 +6,7 @@ from algorithms.registry import MissingPackageError, UnknownAlgorithmError, algo
 from algorithms.stage import Algorithm
 from bench.errors import UserError
 from envs.core import TaskDistribution
+from envs.plugins import BrokenPluginError
 from envs.registry import UnknownTaskDistributionError, task_distribution
 
 DATA_STAGE = "data"
@@ -15,7 +16,7 @@ def find_algorithm(name: str) -> Algorithm:
     """The algorithm called ``name``. Raises ``UserError`` when it is unknown or its optional package is missing."""
     try:
         return algorithm(name)
-    except (UnknownAlgorithmError, MissingPackageError) as error:
+    except (UnknownAlgorithmError, MissingPackageError, BrokenPluginError) as error:
         raise UserError(str(error)) from error
     except ModuleNotFoundError as error:
         raise UserError(f"algorithm {name!r} needs the package {error.name!r}, which is not installed") from error
@@ -25,7 +26,7 @@ def find_task_distribution(name: str) -> TaskDistribution:
     """The task distribution called ``name``. Raises ``UserError`` when it is unknown or what it needs is missing."""
     try:
         return task_distribution(name)
-    except UnknownTaskDistributionError as error:
+    except (UnknownTaskDistributionError, BrokenPluginError) as error:
         raise UserError(str(error)) from error
     except ImportError as error:
         raise UserError(f"task distribution {name!r} cannot be loaded: {error}") from error

@@ -8,14 +8,13 @@ calling ``register_task_distribution``.
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from envs.gl import why_mujoco_fails
+from envs.plugins import broken, load_target, name_taken, plugins
 
 if TYPE_CHECKING:
     from envs.core import TaskDistribution
@@ -33,6 +32,13 @@ class UnknownTaskDistributionError(ValueError):
 class _Entry:
     factory: str | Factory
     summary: str
+    origin: str | None = None
+    """The installed package that added it; None: it is this package's own."""
+
+    @property
+    def target(self) -> str:
+        """``module:attribute``"""
+        return self.factory if isinstance(self.factory, str) else f"{self.factory.__module__}:{self.factory.__name__}"
 
 
 _entries: dict[str, _Entry] = {}
@@ -53,11 +59,11 @@ def register_task_distribution(name: str, factory: str | Factory, summary: str) 
 
 @cache
 def _discover_entry_points() -> None:
-    """Register what installed packages declare; names of this package win."""
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        if entry_point.name not in _entries:
-            package = entry_point.dist.name if entry_point.dist is not None else entry_point.value
-            register_task_distribution(entry_point.name, entry_point.value, f"from {package}")
+    """Register what installed packages declare. Raises ``BrokenPluginError`` where one takes another's name."""
+    for plugin in plugins(ENTRY_POINT_GROUP):
+        known = _entries.setdefault(plugin.name, _Entry(plugin.target, f"from {plugin.package}", plugin.package))
+        if known.target != plugin.target:
+            raise name_taken("task distribution", plugin, known.origin or "simpl-bench")
 
 
 def task_distribution_names() -> tuple[str, ...]:
@@ -75,17 +81,24 @@ def task_distribution_summary(name: str) -> str:
 def task_distribution(name: str) -> TaskDistribution:
     """Build the named task distribution.
 
-    Raises ``UnknownTaskDistributionError``, or ``ImportError`` when something it needs is not installed.
+    Raises ``UnknownTaskDistributionError``, ``BrokenPluginError`` when it is another package's and cannot be had, or
+    ``ImportError`` when something it needs is not installed.
     """
-    factory = _entry(name).factory
+    entry = _entry(name)
+    factory = entry.factory
     if isinstance(factory, str):
         reason = why_mujoco_fails()
         if reason is not None:
             raise ImportError(reason)
-        module, attribute = factory.split(":")
-        loaded: Factory = getattr(importlib.import_module(module), attribute)
-        return loaded(name)
-    return factory(name)
+        factory = load_target("task distribution", name, factory, entry.origin)
+    made: TaskDistribution
+    try:
+        made = factory(name)
+    except Exception as error:  # a factory of somebody else's can raise anything
+        if entry.origin is None:
+            raise
+        raise broken("task distribution", name, entry.origin, error) from error
+    return made
 
 
 def _entry(name: str) -> _Entry:

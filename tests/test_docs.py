@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -15,10 +13,12 @@ import pandas as pd
 import pytest
 
 import algorithms.registry
-import envs.registry
+from algorithms.registry import algorithm_names
+from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair, why_impossible
 from bench.results import write_summary
 from bench.statistics.coverage import RUN_CORRELATIONS, stated_coverage
 from envs.kitchen.readers import human_trajectories
+from envs.registry import task_distribution_names
 from tests.conftest import ROOT, Bench
 
 PAGES = ("README.md", "CONTRIBUTING.md")
@@ -158,6 +158,32 @@ def test_how_sure_three_seeds_are_is_as_simulated() -> None:
     ) in page
 
 
+def test_the_matrix_in_the_readme_is_what_the_registries_say() -> None:
+    """Every algorithm, its stages, and the worlds that it has all three presets for."""
+    page = (ROOT / "README.md").read_text()
+    (table,) = re.findall(r"\| algorithm \| stages \|.*?\n\|---.*?\n(.*?)\n\n", page, flags=re.DOTALL)
+    shown = {}
+    for line in table.splitlines():
+        name, stages, maze, kitchen, validation = (cell.strip() for cell in line.strip("|").split("|"))
+        shown[name.split("`")[1]] = (stages, maze == "yes", kitchen == "yes", set(re.findall("`(.*?)`", validation)))
+    worlds = [find_task_distribution(env) for env in task_distribution_names() if env != "toy-line"]
+    expected = {}
+    for name in algorithm_names():
+        if name == "toy":
+            continue
+        algorithm = find_algorithm(name)
+        fits = {
+            world.name for world in worlds
+            if why_impossible(algorithm, world) is None
+            and set(presets_of_pair(algorithm, world)) == {"smoke", "quick", "paper"}
+        }  # fmt: skip
+        mazes = {world.name for world in worlds if world.family == "maze"}
+        assert mazes <= fits or not mazes & fits
+        stages = " → ".join(stage.name for stage in algorithm.stages)
+        expected[name] = (stages, mazes <= fits, "kitchen" in fits, fits - mazes - {"kitchen"})
+    assert shown == expected
+
+
 def test_the_data_pages_commands_work_on_a_file_in_d4rls_layout(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,22 +216,22 @@ def test_the_maze_pages_code_draws_its_picture(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "maze_tasks.png").stat().st_size > 10_000
 
 
-def test_the_contributing_guides_algorithm_and_task_distribution_run_as_they_stand(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    python = blocks("CONTRIBUTING.md", "python")
-    (algorithm,) = [block for block in python if "ALGORITHM = " in block]
-    (distribution,) = [block for block in python if "def make_task_distribution" in block]
-    for name, block in (("guide_algorithm", algorithm), ("guide_tasks", distribution)):
-        (tmp_path / f"{name}.py").write_text(block)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
-    for registry in (algorithms.registry, envs.registry):  # The other tests must not see the guide's names.
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    algorithms.registry.register_algorithm("guide-random", "guide_algorithm:ALGORITHM", "the guide's")
-    envs.registry.register_task_distribution("guide-near", "guide_tasks:make_task_distribution", "the guide's")
-    outcome = bench("run", "--algo", "guide-random", "--env", "guide-near", "--preset", "smoke", "--out", tmp_path)
-    assert outcome.code == 0, outcome.err
-    assert "adapt: done" in outcome.out
-    sys.modules.pop("guide_algorithm")
-    sys.modules.pop("guide_tasks")
+@pytest.mark.parametrize(
+    ("language", "file"),
+    [
+        ("python", "simpl_bench_example/skill_search.py"),
+        ("python", "simpl_bench_example/near_goals.py"),
+        ("toml", "pyproject.toml"),
+    ],
+)
+def test_the_contributing_guide_shows_the_files_of_the_example_package(language: str, file: str) -> None:
+    """Which ``test_example_package.py`` installs and runs."""
+    assert (ROOT / "tests" / "example_package" / file).read_text() in blocks("CONTRIBUTING.md", language)
+
+
+def test_the_contributing_guides_other_python_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registering line: with the arguments that the registry takes."""
+    monkeypatch.setattr(algorithms.registry, "_entries", dict(algorithms.registry._entries))
+    (line,) = [block for block in blocks("CONTRIBUTING.md", "python") if block.startswith("register_algorithm(")]
+    exec(line, {"register_algorithm": algorithms.registry.register_algorithm})
+    assert "skill-search" in algorithms.registry._entries
