@@ -48,7 +48,7 @@ PRIOR, POSTERIOR = "meta_train_prior", "meta_train_posterior"
 LENGTH, TASKS, SETS = 20, 3, 4
 CONFIG = PearlMetaTrainConfig(
     epochs=3, task_embedding_dim=3, tasks_per_update=SETS, context_transitions=15, transitions_per_task=30,
-    warm_up_transitions=40, transition_reuse=30.0, replay_capacity=200, context_capacity=40, encoder_hidden_dim=8,
+    warm_up_transitions=40, transition_reuse=12.0, replay_capacity=200, context_capacity=40, encoder_hidden_dim=8,
     encoder_hidden_layers=1, learning_rate=3e-3, encoder_kl_weight=1e-3,
     actor_critic=SquashedActorCriticConfig(hidden_dim=8, hidden_layers=1),
 )  # fmt: skip

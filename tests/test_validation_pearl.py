@@ -90,8 +90,10 @@ def test_a_shipped_run_adapts(run: Path) -> None:
     assert_adapts(shown_by(run))
 
 
-def test_both_rewards_are_shipped() -> None:
-    assert {shown.env for shown in map(shown_by, shipped_runs())} == set(PROBLEMS)
+def test_both_encoders_and_both_rewards_are_shipped() -> None:
+    found = {(shown.env, encoder_of(shown)) for shown in map(shown_by, shipped_runs())}
+    assert {env for env, _ in found} == set(PROBLEMS)
+    assert {encoder for env, encoder in found if env == "point-robot"} == {"product of Gaussians", "Set Transformer"}
 
 
 def test_the_page_states_what_the_rows_say() -> None:
