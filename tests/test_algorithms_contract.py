@@ -26,7 +26,7 @@ from bench.fields import leaf_types
 from bench.lookup import find_task_distribution, needs_data, why_impossible
 from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
 from bench.store import ArtefactStore
-from envs.core import TaskDistribution
+from envs.core import TaskDistribution, World
 from envs.kitchen.world import KitchenWorld
 from envs.registry import task_distribution_names
 from tests.algorithm_helpers import differences
@@ -141,13 +141,36 @@ def test_another_seed_differs_in_every_stage_from_its_first_piece_of_work(name: 
     for planned in plan.stages:
         if planned.spec.name == "data":  # has a seed of its own
             continue
-        states = []
+        states, first_actions = [], []
         for seed in (0, 1):
             torch.manual_seed(seed)  # as the harness does
-            stage = planned.spec.factory(planned.config, stage_context(plan, planned, stores.undisturbed, seed))
+            context = stage_context(plan, planned, stores.undisturbed, seed)
+            distribution, actions = recording(context.task_distribution)
+            stage = planned.spec.factory(planned.config, dataclasses.replace(context, task_distribution=distribution))
             stage.advance()
             states.append(stage.state_dict())
-        assert differences(*states) != [], planned.spec.name
+            first_actions.append(actions)
+        # Where no episode earned anything, all that differs may be what was done.
+        assert differences(*states) != [] or first_actions[0] != first_actions[1], planned.spec.name
+
+
+def recording(distribution: TaskDistribution) -> tuple[TaskDistribution, list[Any]]:
+    """The same distribution, and the actions of the first env_step in each world that is made of it."""
+    actions: list[Any] = []
+
+    def make_world(num_lanes: int, threads: int = 1) -> World:
+        world = distribution.make_world(num_lanes, threads=threads)
+        step = world.step
+
+        def first_step(chosen: Any) -> Any:
+            actions.append(chosen.tolist())
+            world.step = step  # type: ignore[method-assign]
+            return step(chosen)
+
+        world.step = first_step  # type: ignore[method-assign]
+        return world
+
+    return dataclasses.replace(distribution, make_world=make_world), actions
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

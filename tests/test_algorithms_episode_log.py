@@ -38,3 +38,10 @@ def test_a_state_is_a_copy() -> None:
     state = log.state_dict()
     log.row("adapt", 0, episode(1, 1.0))
     assert state == {"episodes": {}, "env_steps": {}, "last_success": {}}
+
+
+def test_lists_of_older_checkpoints_are_read_by_task_and_other_entries_passed_over() -> None:
+    log = EpisodeLog(1.0)
+    log.load_state_dict({"episodes": [2, 0, 5], "env_steps": [20, 0, 50], "learner": "of no interest"})
+    assert log.row("meta_train_prior", 2, episode(7, 0.0)) == EpisodeRow("meta_train_prior", 2, 5, 57, 0.0, False, 7)
+    assert (log.count(0), log.count(1)) == (2, 0)

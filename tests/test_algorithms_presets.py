@@ -1,4 +1,4 @@
-"""Presets are valid for their stages, and the kitchen's paper preset holds the released code's values."""
+"""Preset values: the kitchen's ``paper`` holds those of the released code, and ``paper`` has no departure anywhere."""
 
 from __future__ import annotations
 
