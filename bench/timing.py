@@ -59,14 +59,15 @@ def time_side_by_side(
     def settled(work: Callable[[], object]) -> Callable[[], object]:
         return lambda: (work(), wait())
 
-    calls = []
+    calls: list[int] = []
+    blocks: list[list[tuple[float, float]]] = []
     for work in works:
         work()  # loads, allocates, compiles
-        wall, _ = _block(settled(work), 1)
-        calls.append(max(1, math.ceil(BLOCK_SECONDS / max(wall, 1e-9))))
-    blocks: list[list[tuple[float, float]]] = [[] for _ in works]
-    spent = 0.0
-    while len(blocks[0]) < MIN_BLOCKS or spent < seconds * len(works):
+        first = _block(settled(work), 1)
+        calls.append(max(1, math.ceil(BLOCK_SECONDS / max(first[0], 1e-9))))
+        blocks.append([first] if calls[-1] == 1 else [])
+    spent = sum(wall for of_work in blocks for wall, _ in of_work)
+    while min(map(len, blocks)) < MIN_BLOCKS or spent < seconds * len(works):
         for index, work in enumerate(works):
             blocks[index].append(_block(settled(work), calls[index]))
             spent += blocks[index][-1][0] * calls[index]
