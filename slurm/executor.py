@@ -103,7 +103,8 @@ def wait(sweep: str, out: Path) -> None:
     while True:
         states = job_states({job.array.name: job.array for job in node_jobs(folder).values()}.values())
         alive = [state for state in states.values() if state.state in ALIVE]
-        if alive and all(state.held for state in alive):
+        # What waits for a held job waits as long as that one.
+        if any(state.held for state in alive) and all(state.held or state.reason == "Dependency" for state in alive):
             raise UserError(f"the jobs of {sweep} that are left are held; scontrol release lets them run")
         if not alive:
             try:

