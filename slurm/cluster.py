@@ -70,6 +70,13 @@ def cancel_jobs(job_ids: Iterable[str]) -> None:
         call(["scancel", *ids])
 
 
+def release_jobs(job_ids: Iterable[str]) -> None:
+    """Let these held jobs run. Raises ``SlurmError``, also where that is left to the cluster's administrators."""
+    ids = list(job_ids)
+    if ids:
+        call(["scontrol", "release", *ids])
+
+
 @contextmanager
 def submission_environment() -> Iterator[None]:
     """Inside a job, hide its ``SLURM_*`` variables from what it submits; where the cluster is stays known."""

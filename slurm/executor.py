@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,17 +28,27 @@ from bench.process import wanted_environment
 from bench.run import RunOptions
 from bench.worker import NodeRequest
 from slurm.arrays import PlannedArray, plan_arrays
-from slurm.cluster import SlurmError, call, cancel_jobs, check_cluster, error_lines, submission_environment
+from slurm.cluster import (
+    SlurmError,
+    call,
+    cancel_jobs,
+    check_cluster,
+    error_lines,
+    release_jobs,
+    submission_environment,
+)
 from slurm.job import Pack
 from slurm.ledger import CODE, FOLDER, LOGS, JobArray, Submission, array_name, new_submission, read_submissions
 from slurm.profiles import DEFAULT, Profile, Resources, load_profile
 from slurm.snapshot import snapshot_code
-from slurm.states import ALIVE, job_states, node_jobs, node_states
+from slurm.states import ALIVE, JobState, job_states, node_jobs, node_states
 
 _LOCK = ".lock"
 _POLL_SECONDS = 2.0
 _PATIENCE_SECONDS = 600.0
 """How long ``wait`` bears a controller that does not answer."""
+_MAX_RELEASES = 3
+"""How often ``wait`` releases one job: where launching fails again and again, releasing does not mend it."""
 # Until Python has set its handlers these signals are ignored: lost, where they would have killed the job.
 _SHIELD = """sh -c 'trap "" TERM USR2; exec "$0" "$@"'"""
 
@@ -72,6 +83,7 @@ def submit(
     try:
         with lock_file(folder / FOLDER / _LOCK, wait=False):
             _drop_cut_off(folder)
+            _cancel_failed_launches(folder)
             alive = _alive_arrays(folder)
             _cancel_orphans(folder, graph, alive)
             nodes = [node for node in graph.missing() if node.name not in alive]
@@ -96,12 +108,17 @@ def cancel(sweep: str, out: Path) -> list[str]:
 def wait(sweep: str, out: Path) -> None:
     """Return when nothing of this sweep is queued or running any more.
 
-    Raises ``UserError`` when what is left is held, ``SlurmError`` when no controller answers for ten minutes.
+    Jobs that Slurm put on hold because a node did not start them are released. Raises ``UserError`` when what is left
+    is held all the same, ``SlurmError`` when no controller answers for ten minutes.
     """
     folder = sweep_folder(out.resolve(), sweep)
     answered = time.monotonic()
+    releases: Counter[str] = Counter()
     while True:
-        states = job_states({job.array.name: job.array for job in node_jobs(folder).values()}.values())
+        states = _job_states(folder)
+        if _release_failed_launches(sweep, states, releases):
+            time.sleep(_POLL_SECONDS)
+            continue
         alive = [state for state in states.values() if state.state in ALIVE]
         # What waits for a held job waits as long as that one.
         if any(state.held for state in alive) and all(state.held or state.reason == "Dependency" for state in alive):
@@ -116,6 +133,36 @@ def wait(sweep: str, out: Path) -> None:
         else:
             answered = time.monotonic()
         time.sleep(_POLL_SECONDS)
+
+
+def _job_states(folder: Path) -> dict[str, JobState]:
+    """Of the newest job of every node, by job id."""
+    return job_states({job.array.name: job.array for job in node_jobs(folder).values()}.values())
+
+
+def _release_failed_launches(sweep: str, states: dict[str, JobState], releases: Counter[str]) -> bool:
+    """Release jobs whose launch failed, count that in ``releases``, and say whether there were any.
+
+    Raises ``UserError`` where releasing does not help, or is not allowed.
+    """
+    held = [job_id for job_id, state in states.items() if state.launch_failed]
+    for job_id in held:
+        if releases[job_id] == _MAX_RELEASES:
+            raise UserError(f"job {job_id} of {sweep} was released {_MAX_RELEASES} times, and its launch failed again")
+        try:
+            release_jobs([job_id])
+        except SlurmError as error:
+            raise UserError(
+                f"job {job_id} of {sweep} is held since its launch failed, and cannot be released ({error}); "
+                "running bench sweep again submits it anew"
+            ) from error
+        releases[job_id] += 1
+    return bool(held)
+
+
+def _cancel_failed_launches(folder: Path) -> None:
+    """Jobs that Slurm holds because their launch failed are taken out of the queue, so that they are submitted anew."""
+    cancel_jobs(sorted(job_id for job_id, state in _job_states(folder).items() if state.launch_failed))
 
 
 def _alive_arrays(folder: Path) -> dict[str, str]:

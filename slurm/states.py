@@ -50,6 +50,11 @@ class JobState:
         """All that Slurm says of it: ``PENDING (Resources)``."""
         return f"{self.word} ({self.reason})" if self.reason else self.word
 
+    @property
+    def launch_failed(self) -> bool:
+        """Slurm itself put it on hold, since the node it was sent to did not start it; that node is drained."""
+        return self.held and self.reason.replace("_", " ").startswith("launch failed")
+
 
 Answer = Iterator[tuple[str, str, JobState]]
 """(id of the job, name of the job, state)."""

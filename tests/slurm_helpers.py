@@ -41,10 +41,13 @@ class MiniSlurm:
     accounting: bool = False
     max_array_size: int = 1001
     port: int = 0
+    prolog: Path | None = None
+    """A script that nodes run before each job; where it fails, the launch has failed."""
 
     def script(self, *arguments: str) -> None:
         """Call ``minislurm.sh``; what it says goes to a log, since daemons keep its output open."""
-        environment = {**os.environ, "MINISLURM_PORT": str(self.port), "MINISLURM_MAXARRAY": str(self.max_array_size)}
+        environment = {**os.environ, "MINISLURM_PORT": str(self.port), "MINISLURM_MAXARRAY": str(self.max_array_size),
+                       "MINISLURM_PROLOG": str(self.prolog or "")}  # fmt: skip
         log = self.base / "minislurm.log"
         with log.open("a") as file:
             done = subprocess.run(
@@ -157,12 +160,14 @@ def free_ports() -> int:
 
 
 @contextmanager
-def running_slurm(accounting: bool = False, max_array_size: int = 1001) -> Iterator[MiniSlurm]:
+def running_slurm(
+    accounting: bool = False, max_array_size: int = 1001, prolog: Path | None = None
+) -> Iterator[MiniSlurm]:
     """A Slurm of four nodes, in a folder of its own: where job ids start anew, an old folder would mislead."""
     missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name, path=PATH) is None]
     assert not missing, f"{', '.join(missing)} not installed; make test-slurm installs Slurm"
     base = Path(tempfile.mkdtemp(prefix="minislurm-"))
-    cluster = MiniSlurm(base, accounting=accounting, max_array_size=max_array_size, port=free_ports())
+    cluster = MiniSlurm(base, accounting=accounting, max_array_size=max_array_size, port=free_ports(), prolog=prolog)
     try:
         cluster.up()
         yield cluster

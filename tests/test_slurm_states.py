@@ -49,6 +49,12 @@ def test_slurms_words(word: str, reason: str, restarts: int, state: str, held: b
     assert _job_state(word, reason, restarts) == JobState(state, word.split()[0].rstrip("+"), held, reason)
 
 
+@pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held"])
+def test_a_failed_launch_is_told_from_what_a_person_holds(reason: str) -> None:
+    assert _job_state("PENDING", reason, 1).launch_failed
+    assert not _job_state("PENDING", "JobHeldUser", 1).launch_failed
+
+
 @pytest.mark.parametrize(
     ("shown", "goes_on"),
     [

@@ -6,7 +6,7 @@
 #   minislurm.sh start-node BASE NAME                     slurmd of one node again, after it was killed
 #
 # "dbd" adds MariaDB and slurmdbd (sacct works), with one account: lab. Environment: MINISLURM_PORT (slurmctld; +1 slurmdbd; +11... slurmd),
-# MINISLURM_MAXARRAY (MaxArraySize). Clients need SLURM_CONF=BASE/etc/slurm.conf.
+# MINISLURM_MAXARRAY (MaxArraySize), MINISLURM_PROLOG (a script that nodes run before each job). Clients need SLURM_CONF=BASE/etc/slurm.conf.
 set -u
 CMD=$1; B=$2; N=${3:-4}; ACCT=${4:-none}
 PORT=${MINISLURM_PORT:-16800}
@@ -56,6 +56,7 @@ NodeName=n[1-$N] NodeHostname=localhost NodeAddr=127.0.0.1 Port=$((PORT+11))-$((
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=15
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 EOF
+  if [ -n "${MINISLURM_PROLOG:-}" ]; then echo "Prolog=$MINISLURM_PROLOG" >> $B/etc/slurm.conf; fi
   echo "NodeName=n[1-$N] Name=gpu File=/dev/null,/dev/zero" > $B/etc/gres.conf
   if [ $ACCT = dbd ]; then
     cat >> $B/etc/slurm.conf <<EOF
