@@ -181,10 +181,9 @@ class _Queue:
     def _worker_died(self, slot: int, worker: Worker) -> None:
         self.selector.unregister(worker)
         del self.workers[slot]
-        worker.close()
+        code = worker.close()
         if worker.node is None:
             return
-        code = worker.process.returncode
         if self.stop.requested:
             self.view.ended(worker.node, "stopped")
         elif code < 0:

@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from bench.files import storage_errors
+from bench.forked_process import ForkedProcess, can_fork
 from bench.process import wanted_environment
 from bench.run import RunOptions
 from bench.worker import NodeRequest
+from bench.worker_process import serve
 
 _SOURCE = Path(__file__).resolve().parent.parent
 _DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -34,16 +36,11 @@ class Worker:
         with storage_errors(f"write {log}"):
             log.parent.mkdir(parents=True, exist_ok=True)
             file = log.open("ab")
-        command = [
-            sys.executable, "-m", "bench", "stage", "--serve", "--out", str(options.out), "--device", options.device,
-            "--threads", str(options.threads), "--checkpoint-seconds", str(options.checkpoint_seconds),
-        ]  # fmt: skip
         with file:
-            # A session of its own: Ctrl-C reaches the parent alone, which asks the workers to stop.
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file,
-                start_new_session=True, env=worker_environment(options.threads, gpu),
-            )  # fmt: skip
+            if gpu is None and can_fork(wanted_environment(options.threads)):
+                self.process: _Process = ForkedProcess(lambda: serve(options), file)
+            else:
+                self.process = _start_new(options, worker_environment(options.threads, gpu), file)
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
 
@@ -83,20 +80,46 @@ class Worker:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
-    def close(self, kill: bool = False) -> None:
-        """End it: an idle one ends when its input does. Waits for it."""
+    def close(self, kill: bool = False) -> int:
+        """End it: an idle one ends when its input does. Waits for it, and returns its exit code (-N after signal N)."""
         if kill and self.process.poll() is None:
             self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
-        self.process.wait()
+        return self.process.wait()
 
     def last_words(self) -> str:
         """The last line it printed, or nothing."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
+
+
+class _Process(Protocol):
+    """What a worker's process is asked for."""
+
+    pid: int
+
+    @property
+    def stdin(self) -> IO[bytes] | None: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
+def _start_new(options: RunOptions, environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable, "-m", "bench", "stage", "--serve", "--out", str(options.out), "--device", options.device,
+        "--threads", str(options.threads), "--checkpoint-seconds", str(options.checkpoint_seconds),
+    ]  # fmt: skip
+    # A session of its own: Ctrl-C reaches the parent alone, which asks the workers to stop.
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True, env=environment
+    )
 
 
 def worker_environment(threads: int, gpu: str | None) -> dict[str, str]:

@@ -22,6 +22,7 @@ from algorithms.stage import Algorithm, Progress, Stage, StageContext, StageRepo
 from bench.graph import REPORT, merge_plans
 from bench.local_executor import run_locally
 from bench.plan import RunRequest, plan_run
+from bench.process import restart_with_environment
 from bench.run import RunOptions
 from bench.sweep_view import SweepView
 from tests.sweep_helpers import toy_environment
@@ -97,4 +98,5 @@ def sweep() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_environment(threads=1)  # As bench sweep does: else workers cannot be copies of this process.
     sweep()
