@@ -353,6 +353,22 @@ def test_runs_that_end_with_meta_training_make_figure_8(tmp_path: Path) -> None:
     assert "maze-medium (simpl, bc+maml, pearl, bc+pearl)" in figure.caption.partition("Not run yet: ")[2]
 
 
+def test_an_algorithm_that_goes_on_for_far_longer_is_drawn_as_the_level_it_ends_at(tmp_path: Path) -> None:
+    """As the paper's Figure 8 has it: the shorter curves are what the axis shows."""
+    for algo, episodes, score in (("simpl", 20, 0.5), ("pearl", 40, 0.25), ("bc+maml", 90, 0.75)):
+        write_run(tmp_path / algo, [score], algo=algo, env="maze-easy", until="meta_train", episodes=episodes)
+        rows = pd.read_parquet(tmp_path / algo / "episodes.parquet")
+        rows.assign(stage="meta_train", phase="meta_train_posterior").to_parquet(tmp_path / algo / "episodes.parquet")
+    figure = figure_named(study_figures(load_inputs([tmp_path])), "figure8-quick")
+    (axes,) = figure.draw().axes
+    level = line(axes, "bc+maml")
+    assert level.get_linestyle() == "--"
+    np.testing.assert_allclose(points(level)[:, 1], 0.75)
+    assert axes.get_xlim() == (0, 40)
+    assert line(axes, "pearl").get_linestyle() != "--"
+    assert "Dashed: bc+maml on maze-easy goes on for 90 episodes" in figure.caption
+
+
 def test_a_nan_in_a_run_that_ends_with_meta_training_is_named(tmp_path: Path) -> None:
     write_run(tmp_path / "nan", [float("nan")], algo="simpl", env="maze-easy", until="meta_train")
     rows = pd.read_parquet(tmp_path / "nan" / "episodes.parquet")

@@ -132,9 +132,20 @@ def test_a_field_that_seeds_do_not_share_varies(tmp_path: Path) -> None:
     for seed in (0, 1):
         key = {"config": {"rate": 0.5, "inner": {"seed": seed}}}
         stages = [{"name": "fit", "seconds": 1.0, "artefact": "fit-x", "manifest": {"key": key}}]
-        write_run(tmp_path / f"s{seed}", [1.0], seed=seed, stages=stages)
-    (table,) = hyperparameter_tables(load_inputs([tmp_path])).items
+        write_run(tmp_path / f"s{seed}", [1.0], seed=seed, stages=stages, algo="spirl")
+    made = hyperparameter_tables(load_inputs([tmp_path]))
+    (table,) = made.items
+    assert made.missing == ()
     assert table.rows == (("fit.rate", "0.5", ""), ("fit.inner.seed", VARIES, ""))
+
+
+def test_values_without_sources_say_why(tmp_path: Path) -> None:
+    stages = [{"name": "fit", "seconds": 1.0, "artefact": "fit-x", "manifest": {"key": {"config": {"rate": 0.5}}}}]
+    write_run(tmp_path / "run", [1.0], algo="theirs", stages=stages)
+    made = hyperparameter_tables(load_inputs([tmp_path]))
+    assert [table.rows for table in made.items] == [(("fit.rate", "0.5", ""),)]
+    (missing,) = made.missing
+    assert missing.startswith("sources in the hyper-parameters of theirs: ") and "theirs" in missing.partition(": ")[2]
 
 
 def test_every_listed_difference_is_in_the_table(shipped: ReportInputs) -> None:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 PRIOR, POSTERIOR = "meta_train_prior", "meta_train_posterior"
 """Phases of episode rows (``algorithms.stage.EpisodeRow``)."""
 _MARKS = 12
+_FAR_LONGER = 2.0
+"""An algorithm with more than this many times the episodes of all others is drawn as the level that it ends at."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,16 @@ class MetaPanel:
     """For names, seeds, training tasks and the score range; without returns."""
     curves: Mapping[tuple[str, str], EfficiencyCurve]
     """By label and phase."""
+
+    def length(self, label: str) -> int:
+        """Episodes of a training task that its curve covers."""
+        return max(int(c.starts[-1]) + c.bin_episodes for (own, _), c in self.curves.items() if own == label)
+
+    @property
+    def outlasting(self) -> str | None:
+        """The algorithm that goes on for far longer than all others (in the paper BC+MAML, on policy)."""
+        *others, longest = sorted((group.label for group in self.groups), key=self.length)
+        return longest if others and self.length(longest) > _FAR_LONGER * self.length(others[-1]) else None
 
 
 def meta_panel(inputs: ReportInputs, env: str, preset: str, labels: Sequence[str] | None = None) -> MetaPanel | None:
@@ -147,6 +159,12 @@ def meta_figure(name: str, title: str, panels: Sequence[MetaPanel]) -> ReportFig
         f"{' '.join(f'{panel.env}, {panel.preset}: {_trained_text(panel)}.' for panel in panels)}"
         f"{notes_text(notes)}{seeds_warning(groups)}"
     )
+    levels = [
+        f"{label} on {panel.env} goes on for {panel.length(label)} episodes and is shown as the level that it ends at"
+        for panel in panels
+        if (label := panel.outlasting) is not None
+    ]
+    caption += "".join(f" Dashed: {level}." for level in levels)
     alt = "Line plot, x: episode of a training task, y: " + "; ".join(
         f"{score_noun(panel.env)} on {panel.env}: "
         + ", ".join(
@@ -177,6 +195,11 @@ def draw_meta_training(panels: Sequence[MetaPanel]) -> Figure:
         seeds = {group.label: counted(len(group.seeds), "seed") for group in panel.groups}
         for (label, phase), curve in panel.curves.items():
             own = look[label]
+            if label == panel.outlasting:
+                if phase == POSTERIOR:
+                    text = f"{label} ({seeds[label]}), in the end"
+                    axes.axhline(curve.point[-1], color=own.colour, linestyle="--", linewidth=1.6, label=text)
+                continue
             episodes = curve.starts + (curve.bin_episodes - 1) / 2
             if phase == POSTERIOR:
                 axes.plot(
@@ -189,7 +212,8 @@ def draw_meta_training(panels: Sequence[MetaPanel]) -> Figure:
         axes.plot([], [], ":", color="0.35", linewidth=1.1, label="before inference (prior)")
         set_score_axis(axes, panel.groups[0])
         axes.set(xlabel="meta-training episode of a task")
-        axes.set_xlim(left=0)
+        shown = [panel.length(group.label) for group in panel.groups if group.label != panel.outlasting]
+        axes.set_xlim(0, max(shown))
         axes.set_title(panel_title(panel.env, panel.preset), fontsize="medium")
         tidy(axes)
     shared_legend(figure, all_axes)

@@ -27,6 +27,8 @@ def hyperparameter_tables(inputs: ReportInputs) -> Made[ReportTable]:
             missing.append(f"hyper-parameters of {label}: neither the runs nor their artefacts say what they were")
         else:
             tables.append(made)
+            if (why := _why_no_sources(runs)) is not None:
+                missing.append(f"sources in the hyper-parameters of {label}: {why}")
     return Made(tuple(tables), tuple(missing))
 
 
@@ -71,8 +73,19 @@ def _flatten(config: Mapping[str, Any], prefix: str, found: dict[str, Any]) -> N
             found[prefix + name] = value
 
 
+def _why_no_sources(runs: Sequence[LoadedRun]) -> str | None:
+    """The docstrings of fields are those of the code that is installed here."""
+    try:
+        find_algorithm(runs[0].algo)
+        for env in dict.fromkeys(run.env for run in runs):
+            find_task_distribution(env)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def field_sources(algo: str, envs: Sequence[str]) -> dict[str, str]:
-    """The docstring of each field by its dotted name; empty for an algorithm that is not installed here."""
+    """The docstring of each field by its dotted name, as far as algorithm and task distributions are installed here."""
     found: dict[str, str] = {}
     try:
         for stage in find_algorithm(algo).stages:
@@ -82,7 +95,7 @@ def field_sources(algo: str, envs: Sequence[str]) -> dict[str, str]:
             if source is not None:
                 found |= {f"{DATA_STAGE}.{name}": text for name, _, text in leaf_types(source.config_class)}
     except UserError:
-        pass  # The values are still worth a table.
+        pass  # The values are still worth a table; ``_why_no_sources`` says what it lacks.
     return found
 
 
