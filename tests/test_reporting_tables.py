@@ -132,7 +132,7 @@ def test_a_field_that_seeds_do_not_share_varies(tmp_path: Path) -> None:
     for seed in (0, 1):
         key = {"config": {"rate": 0.5, "inner": {"seed": seed}}}
         stages = [{"name": "fit", "seconds": 1.0, "artefact": "fit-x", "manifest": {"key": key}}]
-        write_run(tmp_path / f"s{seed}", [1.0], seed=seed, stages=stages, algo="spirl")
+        write_run(tmp_path / f"s{seed}", [1.0], seed=seed, stages=stages, algo="spirl", env="maze")
     made = hyperparameter_tables(load_inputs([tmp_path]))
     (table,) = made.items
     assert made.missing == ()
