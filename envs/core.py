@@ -122,11 +122,11 @@ class EpisodeRenderer:
     render: Callable[[Sequence[NDArray[np.floating[Any]]], Sequence[Task], Path, str], None]
     """``render(observations of each episode [(T, D)], tasks, path, title)``: writes ``path``, which has one of the
     endings. One task per episode, or none. Raises ``PictureError``."""
+    why_not: Callable[[str], str | None] = lambda ending: None
+    """Why a file with this ending cannot be written on this machine, in one line; None when it can."""
     render_in_scene: Callable[[NDArray[np.floating[Any]], NDArray[np.uint8], Path, str], None] | None = None
     """``render_in_scene(observations (T, D), scene, path, title)``: an episode that was recorded in a place of its own
     (``Trajectories.scenes``); None where data has none."""
-    why_not: Callable[[str], str | None] = lambda ending: None
-    """Why a file with this ending cannot be written on this machine, in one line; None when it can."""
 
 
 @dataclass(frozen=True)
