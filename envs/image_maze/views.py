@@ -25,7 +25,7 @@ Axes: B row of observations, N frame, I atom, E edge between atoms (and one at i
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from envs.maze.physics import CELL_CENTRE_OFFSET, PARTICLE_RADIUS
 PIXELS = 32
 FRAMES = 2
 """Newest first; the second is the view one env_step earlier."""
+POSITION = slice(0, 2)
 STATE_DIM = 4
 """Leading columns of an observation: position and velocity."""
 PREVIOUS_POSITION = slice(4, 6)
@@ -65,8 +66,9 @@ _FLOOR_SCALE = _PIXELS_PER_SLOPE / (CAMERA_DISTANCE - FLOOR)
 _TOP_SCALE = _PIXELS_PER_SLOPE / (CAMERA_DISTANCE - WALL_TOP)
 _PIXEL_STARTS = np.arange(PIXELS - 1, -1, -1, dtype=np.float32)
 """Image rows go down as x grows up, columns right as y grows left: pixel r covers [31 - r, 32 - r], 16 = the centre."""
-_CHUNK_FRAMES = 128
-"""Frames drawn at once: their arrays stay in the processor's cache."""
+_LINE_OFFSETS = np.arange(_LINES)[:, None] + 0.5
+_CHUNK_ROWS = 64
+"""Rows drawn at once: their arrays stay in the processor's cache."""
 
 
 class MazeViews:
@@ -92,14 +94,17 @@ class MazeViews:
         count = len(observations)
         if scenes is not None and (scenes.ndim != 3 or len(scenes) != count):
             raise ValueError(f"scenes have shape {scenes.shape}; expected ({count}, X, Y), one for each row")
-        views = np.zeros((count, *self.shape), dtype=np.uint8)
-        has_previous = observations[:, HAS_PREVIOUS] != 0
-        for frame, columns in enumerate((slice(0, 2), PREVIOUS_POSITION)):
-            rows = np.arange(count) if frame == 0 else np.flatnonzero(has_previous)
-            for start in range(0, len(rows), _CHUNK_FRAMES):
-                chunk = rows[start : start + _CHUNK_FRAMES]
-                padded = self._scene if scenes is None else _padded(scenes[chunk])
-                views[chunk, 3 * frame : 3 * frame + 3] = _frames(observations[chunk, columns], padded)
+        positions = np.empty((count, FRAMES, 2))
+        positions[:, 0] = observations[:, POSITION]
+        positions[:, 1] = observations[:, PREVIOUS_POSITION]
+        first_rows = np.flatnonzero(observations[:, HAS_PREVIOUS] == 0.0)
+        positions[first_rows, 1] = positions[first_rows, 0]  # somewhere that can be drawn; then made blank
+        views = np.empty((count, *self.shape), dtype=np.uint8)
+        for start in range(0, count, _CHUNK_ROWS):
+            rows = slice(start, start + _CHUNK_ROWS)
+            padded = self._scene if scenes is None else _padded(scenes[rows])
+            _draw(positions[rows].reshape(-1, 2), padded, views[rows].reshape(-1, 3, PIXELS, PIXELS))
+        views[first_rows, 3:] = 0
         return views
 
 
@@ -107,104 +112,131 @@ def _padded(scenes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.pad(scenes, ((0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING)))
 
 
-def _frames(positions: NDArray[np.float32], padded: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Joint positions (N, 2) and their scene, (1, ...), or scenes, (N, ...), ``_padded`` -> (N, 3, R, R)."""
-    count = len(positions)
-    _, num_x, num_y = padded.shape
-    places = positions.astype(np.float64) - CELL_CENTRE_OFFSET  # in cells: cell i covers [i - 0.5, i + 0.5)
-    nearest = np.floor(places + 0.5).astype(np.int64)
-    sizes = np.array([num_x, num_y]) - 2 * _PADDING
-    if not (np.isfinite(places).all() and (nearest >= 0).all() and (nearest < sizes).all()):
-        raise ValueError(f"a position lies outside the grid of {sizes[0]} x {sizes[1]} cells")
-    first = nearest - np.where(places < nearest, 3, 2)  # first cell of the window of six
-    lines = (first - places)[:, :, None] + (np.arange(_LINES) + 0.5)  # (N, 2, V) offsets from the agent
-    edges = _edges(lines)
-    below = _below(edges)
+def _draw(positions: NDArray[np.float64], padded: NDArray[np.uint8], frames: NDArray[np.uint8]) -> None:
+    """Draw what is seen from joint positions (N, 2) into ``frames`` (N, 3, R, R).
 
-    scene = np.arange(count) if len(padded) > 1 else 0
-    corner = (scene * num_x + first[:, 0] + _PADDING) * num_y + first[:, 1] + _PADDING
-    window = (np.arange(_CELLS)[:, None] * num_y + np.arange(_CELLS)).ravel()
-    walls = padded.reshape(-1).take(corner[:, None] + window).reshape(count, _CELLS, _CELLS).astype(bool)
+    ``padded`` are one scene, or one for each row of observations, which has ``FRAMES`` frames.
+    """
+    count = len(positions)
+    num_scenes, num_x, num_y = padded.shape
+    places = positions.T - CELL_CENTRE_OFFSET  # (2, N) in cells: cell i covers [i - 0.5, i + 0.5)
+    nearest = np.floor(places + 0.5)
+    sizes = np.array([num_x, num_y]) - 2 * _PADDING
+    if not (nearest.min() >= 0.0 and (nearest.max(axis=1) < sizes).all()):  # neither holds of NaN
+        raise ValueError(f"a position lies outside the grid of {sizes[0]} x {sizes[1]} cells")
+    first = nearest - 2.0 - (places < nearest)  # first cell of the window of six
+    lines = (first - places)[:, None] + _LINE_OFFSETS  # (2, V, N) from the agent
+    edges = _edges(lines)
+
+    corner = first.astype(np.int64) + _PADDING
+    index = corner[0] * num_y + corner[1]
+    if num_scenes > 1:
+        index += (np.arange(count) // FRAMES) * (num_x * num_y)
+    cells = np.arange(_CELLS)[:, None, None] * num_y + np.arange(_CELLS)[:, None]
+    walls = padded.reshape(-1).take(cells + index).view(np.int8)
     hit, triangles = _hits(walls, lines)
     # Summation by parts: shares of atoms are differences of ``below``, and it is cheaper to take those of ``hit``.
-    steps = np.zeros((count, _EDGES + 1, _EDGES + 1), np.float32)
-    steps[:, :-1, :-1] = hit
+    steps = hit[:-1] - hit[1:]
     steps = steps[:, :-1] - steps[:, 1:]
-    steps = steps[:, :, :-1] - steps[:, :, 1:]
-    wall = np.swapaxes(below[:, 0], 1, 2) @ (steps @ below[:, 1])
+    below = _below(edges)
+    wall = np.swapaxes(below[:, 0], 1, 2) @ (steps.transpose(2, 0, 1).astype(np.float32, order="C") @ below[:, 1])
     _add_triangles(wall, triangles, edges)
-    return _coloured(wall)
+    _colour(wall, frames)
 
 
 def _edges(lines: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Lines (N, 2, V) -> (N, 2, V, 2): both edges of the atom that crosses the line, ascending, in pixels."""
+    """Lines (2, V, N) -> (2, V, 2, N): both edges of the atom that crosses the line, ascending, in pixels."""
     feet, tops = lines * _FLOOR_SCALE, lines * _TOP_SCALE
-    return (np.stack([np.minimum(feet, tops), np.maximum(feet, tops)], axis=-1) + PIXELS / 2).astype(np.float32)
+    edges = np.empty((2, _LINES, 2, lines.shape[2]), np.float32)
+    np.minimum(feet, tops, out=edges[:, :, 0], casting="unsafe")
+    np.maximum(feet, tops, out=edges[:, :, 1], casting="unsafe")
+    edges += np.float32(PIXELS / 2)
+    return edges
 
 
 def _below(edges: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, 2, V, 2) -> (N, 2, E, R): the share of each pixel that lies below each edge; the last edge is at infinity."""
-    count = len(edges)
+    """(2, V, 2, N) -> (N, 2, E, R): the share of each pixel that lies below each edge; the last edge is at infinity."""
+    count = edges.shape[3]
     below = np.ones((count, 2, _EDGES, PIXELS), np.float32)
     inner = below[:, :, :-1]
-    np.subtract(edges.reshape(count, 2, -1, 1), _PIXEL_STARTS, out=inner)
-    np.maximum(inner, 0.0, out=inner)
-    np.minimum(inner, 1.0, out=inner)
+    by_frame = np.ascontiguousarray(edges.reshape(2, 2 * _LINES, count).transpose(2, 0, 1))
+    np.subtract(by_frame[..., None], _PIXEL_STARTS, out=inner)
+    np.clip(inner, 0.0, 1.0, out=inner)
     return below
 
 
-def _hits(
-    walls: NDArray[np.bool_], lines: NDArray[np.float64]
-) -> tuple[NDArray[np.bool_], tuple[NDArray[np.int64], ...]]:
-    """Windows (N, 6, 6) -> which pairs of atoms hit a wall (N, I, I); and the triangles: (frame, line, line, half).
+class _Triangles(NamedTuple):
+    """K halves of rectangles of slopes in which rays hit a wall."""
 
-    ``half`` is 1 where the wall is the cell that is entered by crossing the line on x first.
+    line_x: NDArray[np.int64]
+    line_y: NDArray[np.int64]
+    frame: NDArray[np.int64]
+    kind: NDArray[np.int8]
+    """``_WALL_BY_X`` or ``_WALL_BY_Y``."""
+
+
+def _hits(walls: NDArray[np.int8], lines: NDArray[np.float64]) -> tuple[NDArray[np.int8], _Triangles]:
+    """Windows (6, 6, N) -> which pairs of atoms hit a wall, (I + 1, I + 1, N), the last row and column 0; triangles."""
+    hit = np.zeros((_EDGES + 1, _EDGES + 1, walls.shape[2]), np.int8)
+    hit[:-1:2, :-1:2] = walls
+    np.bitwise_or(walls[:-1], walls[1:], out=hit[1:-1:2, :-1:2])
+    np.bitwise_or(walls[:, :-1], walls[:, 1:], out=hit[:-1:2, 1:-1:2])
+    pairs = walls[:, :-1] + 2 * walls[:, 1:]
+    outward = (lines >= 0.0).view(np.int8)
+    corners = pairs[:-1] + 4 * pairs[1:]
+    corners += 16 * outward[0][:, None] + 32 * outward[1]
+    kinds = _CORNER_KINDS.take(corners)
+    np.equal(kinds, _WALL, out=hit[1:-1:2, 1:-1:2], casting="unsafe")
+    line_x, line_y, frame = np.nonzero(kinds > _WALL)
+    return hit, _Triangles(line_x, line_y, frame, kinds[line_x, line_y, frame])
+
+
+def _corner_kinds() -> NDArray[np.int8]:
+    """What a ray meets that crosses a line on both axes, by the four cells around and by where it goes.
+
+    Bits of the index: walls of cells (0, 0), (0, 1), (1, 0), (1, 1); whether it goes to greater x; to greater y.
     """
-    hit = np.empty((len(walls), _EDGES, _EDGES), bool)
-    hit[:, ::2, ::2] = walls
-    hit[:, 1::2, ::2] = walls[:, :-1] | walls[:, 1:]
-    hit[:, ::2, 1::2] = walls[:, :, :-1] | walls[:, :, 1:]
-    corners = walls[:, :-1, :-1], walls[:, 1:, 1:], walls[:, 1:, :-1], walls[:, :-1, 1:]
-    outward = lines >= 0.0
-    along = outward[:, 0, :, None] == outward[:, 1, None, :]  # the ray runs to (+, +) or (-, -)
-    low_low, high_high, high_low, low_high = corners
-    ends = np.where(along, low_low | high_high, high_low | low_high)
-    between_all = np.where(along, high_low & low_high, low_low & high_high)
-    between_any = np.where(along, high_low | low_high, low_low | high_high)
-    hit[:, 1::2, 1::2] = ends | between_all
-    frame, line_x, line_y = np.nonzero(between_any & ~ends & ~between_all)
-    # The cell entered by x first is far on x and near on y.
-    far_x = line_x + outward[frame, 0, line_x]
-    near_y = line_y + ~outward[frame, 1, line_y]
-    return hit, (frame, line_x, line_y, walls[frame, far_x, near_y].astype(np.int64))
+    kinds = np.full(64, _NO_WALL, np.int8)
+    for index in range(64):
+        *cells, to_x, to_y = ((index >> bit) & 1 for bit in range(6))
+        wall = np.reshape(cells, (2, 2))
+        near, far = wall[1 - to_x, 1 - to_y], wall[to_x, to_y]
+        by_x, by_y = wall[to_x, 1 - to_y], wall[1 - to_x, to_y]
+        if near or far or (by_x and by_y):
+            kinds[index] = _WALL
+        elif by_x or by_y:
+            kinds[index] = _WALL_BY_X if by_x else _WALL_BY_Y
+    return kinds
 
 
-def _add_triangles(
-    wall: NDArray[np.float32], triangles: tuple[NDArray[np.int64], ...], edges: NDArray[np.float32]
-) -> None:
-    """Add to shares of wall (N, R, R) the triangles' areas; a rectangle of slopes touches at most 2 x 2 pixels."""
-    frame, line_x, line_y, x_first = triangles
-    if len(frame) == 0:
-        return
-    ends = np.stack([edges[frame, 0, line_x], edges[frame, 1, line_y]], axis=1).astype(np.float64)  # (K, 2, 2)
-    inwards = ends.mean(axis=2) < PIXELS / 2
-    widths = ends[:, :, 1] - ends[:, :, 0]
-    pixel = np.floor(ends[:, :, 0])
-    bounds = pixel[:, :, None] + np.arange(3.0)
+_NO_WALL, _WALL, _WALL_BY_X, _WALL_BY_Y = range(4)
+"""A corner where no ray meets a wall; where each does; where those do that cross the line on x first, or that on y."""
+_CORNER_KINDS = _corner_kinds()
+
+
+def _add_triangles(wall: NDArray[np.float32], triangles: _Triangles, edges: NDArray[np.float32]) -> None:
+    """Add what triangles cover to the shares of wall (N, R, R); each touches at most 2 x 2 pixels."""
+    line_x, line_y, frame, kind = triangles
+    low = np.stack([edges[0, line_x, 0, frame], edges[1, line_y, 0, frame]]).astype(np.float64)  # (2, K)
+    high = np.stack([edges[0, line_x, 1, frame], edges[1, line_y, 1, frame]])
+    size = high - low
+    pixel = np.floor(low)
+    bounds = pixel + np.arange(3.0)[:, None, None]  # (3, 2, K)
     # Coordinates in the rectangle, 0 at the corner next to the image's centre, 1 at the far one.
-    inside = np.clip((bounds - ends[:, :, :1]) / widths[:, :, None], 0.0, 1.0)
-    inside = np.where(inwards[:, :, None], 1.0 - inside, inside)
-    across, along = inside[:, 0, :, None], inside[:, 1, None, :]
-    low = np.minimum(across, along)
-    # Area of {p' < p, q' < q, q' < p'}, or of {..., p' < q'} where the wall is entered by y first.
-    area = low * np.where(x_first[:, None, None] == 1, across, along) - low * low / 2
-    shares = np.abs(np.diff(np.diff(area, axis=1), axis=2)) * (widths[:, 0] * widths[:, 1])[:, None, None]
-    rows = PIXELS - 1 - (pixel[:, 0, None] + np.arange(2)).astype(np.int64)
-    columns = PIXELS - 1 - (pixel[:, 1, None] + np.arange(2)).astype(np.int64)
-    valid = ((rows >= 0) & (rows < PIXELS))[:, :, None] & ((columns >= 0) & (columns < PIXELS))[:, None, :]
-    index = (frame[:, None, None] * PIXELS + rows[:, :, None]) * PIXELS + columns[:, None, :]
+    inside = np.clip((bounds - low) / size, 0.0, 1.0)
+    inside = np.where(low < PIXELS / 2, 1.0 - inside, inside)
+    across, along = inside[:, None, 0], inside[None, :, 1]
+    least = np.minimum(across, along)
+    # Area of {p' < p, q' < q, q' < p'}, or of {..., p' < q'} where the wall is entered by crossing the line on y first.
+    area = least * np.where(kind == _WALL_BY_X, across, along) - 0.5 * least * least
+    area = area[1:] - area[:-1]
+    shares = np.abs(area[:, 1:] - area[:, :-1]) * (size[0] * size[1])  # (2, 2, K)
+    at = PIXELS - 1 - pixel.astype(np.int64) - np.arange(2)[:, None, None]  # (2, 2 axes, K)
+    seen = (at >= 0) & (at < PIXELS)
+    index = (frame * PIXELS + at[:, None, 0]) * PIXELS + at[None, :, 1]
+    both = seen[:, None, 0] & seen[None, :, 1]
     # No two triangles of a frame touch the same pixel: lines are seven pixels apart.
-    wall.reshape(-1)[index[valid]] += shares[valid]
+    wall.reshape(-1)[index[both]] += shares[both]
 
 
 def _particle_shares() -> NDArray[np.float32]:
@@ -218,16 +250,14 @@ _CENTRE = slice(PIXELS // 2 - 1, PIXELS // 2 + 1)
 _PARTICLE_SHARES = _particle_shares()
 
 
-def _coloured(wall: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Shares of wall (N, R, R) -> (N, 3, R, R)."""
-    frames = np.empty((len(wall), 3, PIXELS, PIXELS), np.uint8)
+def _colour(wall: NDArray[np.float32], frames: NDArray[np.uint8]) -> None:
+    """Shares of wall (N, R, R) -> colours, into ``frames`` (N, 3, R, R)."""
     level = np.empty_like(wall)
+    centre = level[:, _CENTRE, _CENTRE]
     for channel, (wall_level, floor_level, particle_level) in enumerate(
         zip(WALL_COLOUR, FLOOR_COLOUR, PARTICLE_COLOUR, strict=True)
     ):
         np.multiply(wall, np.float32(255.0 * (wall_level - floor_level)), out=level)
         level += np.float32(255.0 * floor_level + 0.5)  # the half rounds, since the conversion below truncates
-        centre: NDArray[Any] = level[:, _CENTRE, _CENTRE]
-        centre += _PARTICLE_SHARES * (255.0 * particle_level + 0.5 - centre)
+        centre += _PARTICLE_SHARES * (np.float32(255.0 * particle_level + 0.5) - centre)
         np.copyto(frames[:, channel], level, casting="unsafe")
-    return frames
