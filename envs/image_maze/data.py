@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.image_maze.pictures import draw_recorded
 from envs.image_maze.views import HAS_PREVIOUS, OBSERVATION_DIM, PREVIOUS_POSITION, STATE_DIM
@@ -52,10 +53,17 @@ class ImageMazeDataSource(MazeDataSource):
         assert isinstance(config, ImageMazeDataConfig)
         layouts = [self.layout_of(config, index) for index in trajectory_indices]
         plans = [
-            plan_between_cells(layout, config, keyed_rng(config.seed, "image maze data", index))
-            for layout, index in zip(layouts, trajectory_indices, strict=True)
+            self._plan_in(layout, config, index) for layout, index in zip(layouts, trajectory_indices, strict=True)
         ]
         return with_previous_positions(follow(layouts, plans, config, threads), layouts)
+
+    def plan(self, config: MazeDataConfig, trajectory_index: int) -> NDArray[np.float64]:
+        """Start position, then waypoints, of a trajectory in its own maze: ``plan_between_cells``."""
+        assert isinstance(config, ImageMazeDataConfig)
+        return self._plan_in(self.layout_of(config, trajectory_index), config, trajectory_index)
+
+    def _plan_in(self, layout: Layout, config: MazeDataConfig, trajectory_index: int) -> NDArray[np.float64]:
+        return plan_between_cells(layout, config, keyed_rng(config.seed, "image maze data", trajectory_index))
 
     def layout_of(self, config: ImageMazeDataConfig, trajectory_index: int) -> Layout:
         """The maze of a trajectory."""

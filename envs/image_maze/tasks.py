@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from envs.image_maze.views import OBSERVATION_DIM, MazeViews
 from envs.image_maze.world import START_POSITION, ImageMazeWorld
 from envs.maze.layout import Layout, reference_layout
 from envs.maze.physics import dynamics_fingerprint
-from envs.maze.pictures import draw_goals_on, draw_paths_on
+from envs.maze.pictures import draw_goals, draw_goals_on, draw_paths_on
 from envs.maze.planner import Cell, path_length_map
 from envs.maze.tasks import goal_task
 from envs.maze.world import (
@@ -108,3 +109,8 @@ def draw_goals_apart(
             f"{layout.name} has {len(goals)} goals apart from each other at {path_lengths} cells; not {count}"
         )
     return tuple(goals)
+
+
+def draw_task_distributions(path: Path) -> None:
+    """Write a PNG with the goals of both distributions on the map (the paper's figure 11 a, b)."""
+    draw_goals(_layout(), START_POSITION, [(name, *goals_of(name)) for name in PATH_LENGTHS], path)
