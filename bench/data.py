@@ -55,11 +55,13 @@ def show_data_episode(
     planned, distribution = plan_data(name, preset, overrides, data)
     check_ending(distribution, output)
     folder = _built_store(planned, name, preset, data, out).folder(planned.artefact_name)
-    episodes = _built_trajectories(distribution, folder / TRAJECTORIES_FILE, 1).split()
+    trajectories = _built_trajectories(distribution, folder / TRAJECTORIES_FILE, 1)
+    episodes = trajectories.split()
     if episode >= len(episodes):
         raise UserError(f"--episode: there is no episode {episode} in {folder}; valid: 0 to {len(episodes) - 1}")
     title = f"Episode {episode} of the offline data of {name} ({preset})"
-    write_episodes(distribution, [episodes[episode][0]], [], output, title)
+    scene = None if trajectories.scenes is None else trajectories.scenes[episode]
+    write_episodes(distribution, [episodes[episode][0]], [], output, title, scene)
 
 
 def verify_data(

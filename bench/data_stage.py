@@ -41,11 +41,7 @@ class DataStage(Stage):
     def state_dict(self) -> dict[str, Any]:
         return {
             "chunks": [
-                {
-                    "observations": torch.from_numpy(chunk.observations),
-                    "actions": torch.from_numpy(chunk.actions),
-                    "episode_ends": torch.from_numpy(chunk.episode_ends),
-                }
+                {name: torch.from_numpy(array) for name, array in vars(chunk).items() if array is not None}
                 for chunk in self._chunks
             ]
         }

@@ -143,12 +143,22 @@ def write_episodes(
     tasks: Sequence[Task],
     path: Path,
     title: str,
+    scene: NDArray[np.uint8] | None = None,
 ) -> None:
-    """Show episodes, each (T, D), in ``path`` and say so; ``tasks`` may be none. Raises ``UserError``."""
+    """Show episodes, each (T, D), in ``path`` and say so; ``tasks`` may be none. Raises ``UserError``.
+
+    ``scene`` is the place of an episode that was recorded elsewhere than in the world.
+    """
+    renderer = _renderer(distribution)
     try:
         with storage_errors(f"write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _renderer(distribution).render(observations, tasks, path, title)
+            if scene is None:
+                renderer.render(observations, tasks, path, title)
+            elif renderer.render_in_scene is None:
+                raise UserError(f"{distribution.name} has no way to show an episode in a place of its own")
+            else:
+                renderer.render_in_scene(observations[0], scene, path, title)
     except PictureError as error:
         raise UserError(f"{path}: {error}") from error
     print(f"file: {path}")

@@ -89,6 +89,26 @@ class DataSource(Protocol):
         ...
 
 
+class Views(Protocol):
+    """Images as a function of observations, which are rows of a few numbers: rows are stored, images are drawn.
+
+    Axes: B row, D observation feature, C channel, H, W pixels.
+    """
+
+    shape: tuple[int, int, int]
+    """(C, H, W) of what one observation shows; several frames are stacked along C, newest first."""
+    state_dim: int
+    """Leading observation features that are the state; the others only serve to draw."""
+
+    def draw(self, observations: NDArray[np.float32], scenes: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(B, D) -> (B, C, H, W) uint8.
+
+        ``scenes``, (B, ...) as ``Trajectories.scenes``, are the places that each row lies in; None: the world's own.
+        Raises ``ValueError`` for rows that nothing can be drawn of.
+        """
+        ...
+
+
 class PictureError(RuntimeError):
     """A picture cannot be made on this machine; the message is one line and says what to install."""
 
@@ -104,6 +124,9 @@ class EpisodeRenderer:
     endings. One task per episode, or none. Raises ``PictureError``."""
     why_not: Callable[[str], str | None] = lambda ending: None
     """Why a file with this ending cannot be written on this machine, in one line; None when it can."""
+    render_in_scene: Callable[[NDArray[np.floating[Any]], NDArray[np.uint8], Path, str], None] | None = None
+    """``render_in_scene(observations (T, D), scene, path, title)``: an episode that was recorded in a place of its own
+    (``Trajectories.scenes``); None where data has none."""
 
 
 @dataclass(frozen=True)
@@ -139,5 +162,7 @@ class TaskDistribution:
     draw_paths_on: Callable[[Sequence[NDArray[np.floating[Any]]], Sequence[Task], Axes], None] | None = None
     """``draw_paths_on(observations of each episode [(T, D)], tasks, axes)``: as ``draw_paths``, in a panel of a figure;
     observations may be some of an episode's, in order."""
+    views: Views | None = None
+    """What networks see of an observation, drawn where it is needed; None: they see the observation itself."""
     draw_tasks: Callable[[Axes], None] | None = None
     """Draws training and target tasks into an empty matplotlib axes, with labels for a legend."""

@@ -123,6 +123,12 @@ register_task_distribution("maze-easy", _MAZE, "20 adjacent training goals at sh
 register_task_distribution("maze-medium", _MAZE, "20 training goals at short range in all directions")
 register_task_distribution("maze-hard", _MAZE, "the goals of maze: long range, large variance")
 
+_IMAGE_MAZE = "envs.image_maze.tasks:make_task_distribution"
+register_task_distribution(
+    "image-maze", _IMAGE_MAZE, "32x32 views in an unseen 40x40 maze: 20 training, 10 target goals"
+)
+register_task_distribution("image-maze-full", _IMAGE_MAZE, "the same with goals across the whole 40x40 maze")
+
 register_task_distribution(
     "kitchen",
     "envs.kitchen.tasks:make_task_distribution",

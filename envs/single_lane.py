@@ -22,19 +22,21 @@ class SingleLaneEnv(gym.Env[Any, Any]):
         self.observation_space = world.single_observation_space
         self.action_space = world.single_action_space
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    def _observed(self, row: NDArray[np.float32]) -> Any:
+        """The observation that the world's row (D,), a buffer, stands for."""
+        return row.copy()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; equal seeds start equal episodes. No options are known."""
         super().reset(seed=seed)
         observations = self._world.start([self._task], [(int(self.np_random.integers(2**63)), "single")])
-        return observations[0].copy(), {"success": False}
+        return self._observed(observations[0]), {"success": False}
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One env_step. Raises ``ValueError`` once the episode is over, until ``reset``."""
         observations, rewards, terminated, truncated, _ = self._world.step(np.asarray(action)[None])
         return (
-            observations[0].copy(),
+            self._observed(observations[0]),
             float(rewards[0]),
             bool(terminated[0]),
             bool(truncated[0]),

@@ -7,7 +7,8 @@
     episode_ends              4          7 ...     (E,) int64, exclusive
 
 On disk they are D4RL's flat HDF5 (Fu et al., 2020): ``observations``, ``actions``, ``rewards``, ``terminals``,
-``timeouts``. Axes: E episode, T time, D observation feature, A action feature.
+``timeouts``; and ``scenes`` where episodes were recorded in different places. Axes: E episode, T time, D observation
+feature, A action feature.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +40,22 @@ class Trajectories:
     """(sum T, A) float32: the action applied in the observation of the same row."""
     episode_ends: NDArray[np.int64]
     """(E,) int64, strictly increasing: one past each episode's last row."""
+    scenes: NDArray[np.uint8] | None = None
+    """(E, ...) uint8: the place each episode was recorded in (a maze's walls), where it is not the world's own."""
 
     @staticmethod
     def concatenate(parts: Sequence[Trajectories]) -> Trajectories:
-        """All episodes of ``parts`` in order. Raises ``TrajectoryError`` if there are none."""
+        """All episodes of ``parts`` in order.
+
+        Raises ``TrajectoryError`` if there are none, or if some have scenes and others have none or of another shape.
+        """
         if not parts:
             raise TrajectoryError("cannot concatenate 0 sets of trajectories: at least one is needed")
+        scenes = [part.scenes for part in parts if part.scenes is not None]
+        if len(scenes) not in (0, len(parts)) or len({scene.shape[1:] for scene in scenes}) > 1:
+            raise TrajectoryError(
+                "cannot concatenate trajectories unless all have scenes of one shape, or none has any"
+            )
         offsets = np.cumsum([0, *(len(part.observations) for part in parts[:-1])])
         return Trajectories(
             observations=np.concatenate([part.observations for part in parts]),
@@ -51,6 +63,7 @@ class Trajectories:
             episode_ends=np.concatenate(
                 [part.episode_ends + offset for part, offset in zip(parts, offsets, strict=True)]
             ),
+            scenes=np.concatenate(scenes) if scenes else None,
         )
 
     @property
@@ -69,11 +82,14 @@ class Trajectories:
     def checksum(self) -> str:
         """SHA-256 (hex) of the contents: shapes and little-endian bytes, whatever file they came from."""
         digest = hashlib.sha256()
-        for name, array, dtype in (
+        arrays: list[tuple[str, NDArray[Any], str]] = [
             ("observations", self.observations, "<f4"),
             ("actions", self.actions, "<f4"),
             ("episode_ends", self.episode_ends, "<i8"),
-        ):
+        ]
+        if self.scenes is not None:
+            arrays.append(("scenes", self.scenes, "u1"))
+        for name, array, dtype in arrays:
             digest.update(f"{name}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
         return digest.hexdigest()
@@ -106,6 +122,10 @@ class Trajectories:
             raise TrajectoryError(
                 f"the last episode ends at {self.episode_ends[-1]} but there are {len(self.observations)} transitions"
             )
+        if self.scenes is not None and self.scenes.shape[:1] != self.episode_ends.shape:
+            raise TrajectoryError(
+                f"scenes have shape {self.scenes.shape}; expected one for each of {len(self.episode_ends)} episodes"
+            )
         if self.lengths.max() < min_length:
             raise TrajectoryError(
                 f"the longest episode has {self.lengths.max()} env_steps; at least one needs {min_length} or more"
@@ -129,6 +149,8 @@ class Trajectories:
                 file["rewards"] = np.zeros(len(self.observations), dtype=np.float32)
                 file["terminals"] = np.zeros(len(self.observations), dtype=bool)
                 file["timeouts"] = timeouts
+                if self.scenes is not None:
+                    file["scenes"] = self.scenes
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             temporary.replace(path)
@@ -153,6 +175,7 @@ class Trajectories:
                 if missing:
                     raise TrajectoryError(f"{path}: no {', '.join(missing)}; D4RL's format needs {_HDF5_KEYS}")
                 arrays = {key: file[key][()] for key in _HDF5_KEYS}
+                scenes = np.asarray(file["scenes"][()], np.uint8) if "scenes" in file else None
         except (OSError, RuntimeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise TrajectoryError(f"{path}: not a readable HDF5 file, perhaps truncated ({reason})") from error
@@ -169,4 +192,5 @@ class Trajectories:
             observations=np.asarray(arrays["observations"], np.float32),
             actions=np.asarray(arrays["actions"], np.float32),
             episode_ends=episode_ends,
+            scenes=scenes,
         )

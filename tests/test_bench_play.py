@@ -250,3 +250,33 @@ def smoke_data() -> Any:
 def test_data_that_is_not_built_says_what_builds_it(bench: Bench, tmp_path: Path) -> None:
     outcome = bench("data", "show", "maze", "--preset", "smoke", "--out", tmp_path, "-o", tmp_path / "demo.png")
     assert f"bench data build maze --preset smoke --out {tmp_path} makes it" in outcome.err
+
+
+def test_an_episode_from_another_place_is_shown_in_that_place(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Offline data with scenes; they survive the data stage and its checkpoints, too."""
+    world = task_distribution("image-maze")
+    source, renderer = world.data_source, world.episode_renderer
+    assert source is not None and renderer is not None and renderer.render_in_scene is not None
+    small = ("--preset", "smoke", "--data.num_trajectories", 4, "--data.chunk_trajectories", 2)
+    assert bench("data", "build", "image-maze", *small, "--out", tmp_path).code == 0
+    built = source.build_chunk(source.config_class(num_trajectories=4, chunk_trajectories=2), 1, 1)
+    assert built.scenes is not None
+    show = ("data", "show", "image-maze", *small, "--out", tmp_path, "-o", tmp_path / "demo.png", "--episode", 3)
+    outcome = bench(*show)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+    shown: list[tuple[Any, ...]] = []
+    recording = dataclasses.replace(renderer, render_in_scene=lambda *given: shown.append(given))
+    unable = dataclasses.replace(renderer, render_in_scene=None)
+    for other in (recording, unable):
+        monkeypatch.setattr(
+            lookup, "task_distribution", lambda name, other=other: dataclasses.replace(world, episode_renderer=other)
+        )
+        outcome = bench(*show)
+    ((observations, scene, path, title),) = shown
+    assert np.array_equal(observations, built.split()[1][0]) and np.array_equal(scene, built.scenes[1])
+    assert (path, title) == (tmp_path / "demo.png", "Episode 3 of the offline data of image-maze (smoke)")
+    assert outcome.err == "bench: image-maze has no way to show an episode in a place of its own\n"

@@ -50,6 +50,40 @@ def test_window_is_bit_identical_to_all_boxes(layout: Layout) -> None:
     assert contacts > 500, "the run must hit walls for the comparison to mean anything"
 
 
+def test_lanes_in_layouts_of_their_own_move_as_each_would_alone() -> None:
+    layouts = [random_layout(20, seed) for seed in range(6)]
+    rng = np.random.default_rng(0)
+    starts = np.array([layout.free_cells[rng.integers(len(layout.free_cells))] - 0.2 for layout in layouts])
+    velocities, controls = rng.normal(0.0, 4.0, (6, 2)), np.repeat(rng.uniform(-1, 1, (25, 6, 2)), 20, axis=0)
+    lanes = np.array([0, 2, 3, 5])
+    alone = [PointMassBatch(layout, 1) for layout in layouts]
+    together = PointMassBatch(layouts, 6)
+    together.reset(starts, velocities)
+    for lane, batch in enumerate(alone):
+        batch.reset(starts[lane : lane + 1], velocities[lane : lane + 1])
+    for env_step, control in enumerate(controls):
+        some = lanes if env_step % 3 == 0 else None
+        together.controls[:] = control
+        together.step(some)
+        for lane in range(6) if some is None else lanes:
+            alone[lane].controls[:] = control[lane]
+            alone[lane].step()
+        np.testing.assert_array_equal(together.positions, np.concatenate([batch.positions for batch in alone]))
+    other = PointMassBatch(layouts[0], 6)
+    other.reset(starts, velocities)
+    for control in controls:
+        other.controls[:] = control
+        other.step()
+    assert (other.positions != together.positions).any(axis=1).sum() > 3, "the layouts must matter"
+
+
+def test_layouts_must_fit_the_lanes() -> None:
+    same, larger = random_layout(20, 0), random_layout(21, 0)
+    for layouts in ([same], [same, same, same], [same, larger], []):
+        with pytest.raises(ValueError, match=f"{len(layouts)} layouts for 2 lanes; need one, or one of equal size"):
+            PointMassBatch(layouts, 2)
+
+
 def test_threads_change_nothing() -> None:
     np.testing.assert_array_equal(
         random_run(reference_layout(20), threads=1)[3], random_run(reference_layout(20), 2)[3]

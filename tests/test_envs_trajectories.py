@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -31,6 +33,43 @@ def test_concatenate_and_split_are_inverse() -> None:
     np.testing.assert_array_equal(episodes[2][1], second.actions)
     with pytest.raises(TrajectoryError, match="at least one"):
         Trajectories.concatenate([])
+
+
+def with_scenes(trajectories: Trajectories, seed: int = 0, size: int = 5) -> Trajectories:
+    """Each episode in a place of its own."""
+    shape = (len(trajectories.episode_ends), size, size)
+    return replace(trajectories, scenes=np.random.default_rng(seed).integers(0, 2, shape).astype(np.uint8))
+
+
+def test_scenes_are_kept_and_counted(tmp_path: Path) -> None:
+    first, second = with_scenes(make((5, 3))), with_scenes(make((4,), seed=1), seed=1)
+    joined = Trajectories.concatenate([first, second])
+    joined.validate(observation_dim=4, action_dim=2, min_length=5)
+    np.testing.assert_array_equal(joined.scenes, np.concatenate([first.scenes, second.scenes]))
+    joined.save_hdf5(tmp_path / "data.hdf5")
+    loaded = Trajectories.load_hdf5(tmp_path / "data.hdf5")
+    np.testing.assert_array_equal(loaded.scenes, joined.scenes)
+    assert loaded.checksum() == joined.checksum()
+    assert loaded.checksum() != replace(joined, scenes=None).checksum()
+    assert loaded.checksum() != replace(joined, scenes=1 - joined.scenes).checksum()
+    with pytest.raises(TrajectoryError, match=r"scenes have shape \(2, 5, 5\); expected one for each of 3 episodes"):
+        replace(joined, scenes=first.scenes).validate(observation_dim=4, action_dim=2, min_length=5)
+
+
+def test_scenes_of_some_or_of_other_shape_cannot_be_joined() -> None:
+    for other in (make((4,)), with_scenes(make((4,)), size=6)):
+        with pytest.raises(TrajectoryError, match="unless all have scenes of one shape, or none has any"):
+            Trajectories.concatenate([with_scenes(make()), other])
+
+
+def test_without_scenes_nothing_changes() -> None:
+    """The checksum is part of artefacts that exist: computed here from its definition."""
+    data = make()
+    digest = hashlib.sha256()
+    for name in ("observations", "actions", "episode_ends"):
+        array = getattr(data, name)
+        digest.update(f"{name}{array.shape}".encode() + array.tobytes())
+    assert data.checksum() == digest.hexdigest()
 
 
 def test_checksum_depends_on_every_part() -> None:

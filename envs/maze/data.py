@@ -7,7 +7,7 @@ there are no rewards and no task labels. Axes: L lane, P waypoint, T time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -87,20 +87,14 @@ class MazeDataSource:
             raise ValueError(f"chunk {chunk_index} does not exist; valid: 0 to {self.num_chunks(config) - 1}")
         first = chunk_index * config.chunk_trajectories
         last = min(first + config.chunk_trajectories, config.num_trajectories)
-        plans = [self.plan(config, index) for index in range(first, last)]
-        return _follow(self.layout, plans, config, threads)
+        return self._build(config, range(first, last), threads)
+
+    def _build(self, config: MazeDataConfig, trajectory_indices: range, threads: int) -> Trajectories:
+        return follow(self.layout, [self.plan(config, index) for index in trajectory_indices], config, threads)
 
     def plan(self, config: MazeDataConfig, trajectory_index: int) -> NDArray[np.float64]:
-        """Start position, then waypoints, of a trajectory: (1 + P, 2) joint positions, P at least 1.
-
-        Start and goal are two different cells, uniform over the largest connected part of the maze.
-        """
-        rng = keyed_rng(config.seed, "maze data", trajectory_index)
-        cells = _connected_cells(self.layout)
-        start, goal = (cells[index] for index in rng.choice(len(cells), size=2, replace=False))
-        path = descend(self.layout, _path_lengths(self.layout, goal), start, rng)
-        jitter = rng.uniform(-config.waypoint_jitter, config.waypoint_jitter, size=(len(path), 2))
-        return np.array(path) + CELL_CENTRE_OFFSET + jitter
+        """Start position, then waypoints, of a trajectory: ``plan_between_cells``."""
+        return plan_between_cells(self.layout, config, keyed_rng(config.seed, "maze data", trajectory_index))
 
     def read(self, origin: str) -> RecordedData:
         """A file of D4RL's flat HDF5. Raises ``TrajectoryError``."""
@@ -114,14 +108,31 @@ class MazeDataSource:
         draw_coverage(self.layout, trajectories.observations[:, :2], lines, path)
 
 
-def _follow(layout: Layout, plans: list[NDArray[np.float64]], config: MazeDataConfig, threads: int) -> Trajectories:
-    """Steer one particle per plan through its waypoints, all in step, and record until each arrives."""
+def plan_between_cells(layout: Layout, config: MazeDataConfig, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Start position, then waypoints, of a trajectory: (1 + P, 2) joint positions, P at least 1.
+
+    Start and goal are two different cells, uniform over the largest connected part of the maze.
+    """
+    cells = _connected_cells(layout)
+    start, goal = (cells[index] for index in rng.choice(len(cells), size=2, replace=False))
+    path = descend(layout, _path_lengths(layout, goal), start, rng)
+    jitter = rng.uniform(-config.waypoint_jitter, config.waypoint_jitter, size=(len(path), 2))
+    return np.array(path) + CELL_CENTRE_OFFSET + jitter
+
+
+def follow(
+    layouts: Layout | Sequence[Layout], plans: Sequence[NDArray[np.float64]], config: MazeDataConfig, threads: int
+) -> Trajectories:
+    """Steer one particle per plan through its waypoints, all in step, and record until each arrives.
+
+    ``layouts``: the maze they all move in, or one of equal size for each plan.
+    """
     num_lanes = len(plans)
     waypoint_counts = np.array([len(plan) - 1 for plan in plans])
     waypoints = np.zeros((num_lanes, waypoint_counts.max(), 2))
     for lane, plan in enumerate(plans):
         waypoints[lane, : waypoint_counts[lane]] = plan[1:]
-    physics = PointMassBatch(layout, num_lanes, threads)
+    physics = PointMassBatch(layouts, num_lanes, threads)
     physics.reset(np.array([plan[0] for plan in plans]), np.zeros((num_lanes, 2)))
 
     lanes = np.arange(num_lanes)

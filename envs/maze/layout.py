@@ -150,15 +150,11 @@ def _place(walls: NDArray[np.bool_], where: tuple[slice, slice]) -> None:
 
 def free_space_is_connected(walls: NDArray[np.bool_]) -> bool:
     """Whether all free cells of an (X, Y) grid with a border reach each other through edges."""
-    reached = np.zeros_like(walls)
-    frontier = np.zeros_like(walls)
-    frontier[tuple(np.argwhere(~walls)[0])] = True
-    while frontier.any():
-        reached |= frontier
-        spread = np.zeros_like(walls)
-        spread[1:] |= frontier[:-1]
-        spread[:-1] |= frontier[1:]
-        spread[:, 1:] |= frontier[:, :-1]
-        spread[:, :-1] |= frontier[:, 1:]
-        frontier = spread & ~walls & ~reached
-    return bool((reached | walls).all())
+    # A flood over the bits of one integer; the closed border keeps it from running over the ends of rows.
+    row = walls.shape[1]
+    unreached = int.from_bytes(np.packbits(~walls.ravel(), bitorder="little").tobytes(), "little")
+    frontier = unreached & -unreached
+    while frontier:
+        unreached &= ~frontier
+        frontier = (frontier << 1 | frontier >> 1 | frontier << row | frontier >> row) & unreached
+    return unreached == 0

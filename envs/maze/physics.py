@@ -11,6 +11,7 @@ unused boxes are parked far away. Trajectories are bit-identical to the full mod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
@@ -77,14 +78,19 @@ def dynamics_fingerprint(layout: Layout) -> str:
 
 
 class PointMassBatch:
-    """L particles in one layout. Write ``positions``, ``velocities`` and ``controls``; then ``step``.
+    """L particles in one layout or each in its own. Write ``positions``, ``velocities``, ``controls``; then ``step``.
 
     The three arrays are live (L, 2) float64 views of the simulation's state.
     """
 
-    def __init__(self, layout: Layout, num_lanes: int, threads: int = 1) -> None:
+    def __init__(self, layouts: Layout | Sequence[Layout], num_lanes: int, threads: int = 1) -> None:
+        """``layouts``: the layout of all lanes, or one for each lane, all of one size; else raises ``ValueError``."""
         if num_lanes < 1 or threads < 1:
             raise ValueError(f"num_lanes and threads must be at least 1; got {num_lanes} and {threads}")
+        shared = isinstance(layouts, Layout)
+        each = [layouts] if isinstance(layouts, Layout) else layouts
+        if len(each) != (1 if shared else num_lanes) or len({layout.walls.shape for layout in each}) != 1:
+            raise ValueError(f"{len(each)} layouts for {num_lanes} lanes; need one, or one of equal size for each lane")
         self._batch = Batch(
             mujoco.MjModel.from_xml_string(model_xml(np.full((4, 2), 1000.0))), num_lanes, nthread=threads
         )
@@ -93,7 +99,10 @@ class PointMassBatch:
         self.positions: NDArray[np.float64] = self._batch.bind("qpos")
         self.velocities: NDArray[np.float64] = self._batch.bind("qvel")
         self.controls: NDArray[np.float64] = self._batch.bind("ctrl")
-        self._windows, self._window_columns = _window_table(layout)
+        self._windows = np.concatenate([_window_table(layout) for layout in each])
+        num_x, self._window_columns = each[0].walls.shape
+        self._first_window = None if shared else np.arange(num_lanes) * (num_x * self._window_columns)
+        """Row of ``_windows`` where each lane's layout begins, where lanes have their own."""
         self._corners = np.zeros((num_lanes, 2), dtype=np.int64)
 
     def reset(self, positions: NDArray[np.float64], velocities: NDArray[np.float64]) -> None:
@@ -115,13 +124,15 @@ class PointMassBatch:
         np.copyto(corners, self.positions - CELL_CENTRE_OFFSET, casting="unsafe")
         window = corners[:, 0] * self._window_columns
         window += corners[:, 1]
+        if self._first_window is not None:
+            window += self._first_window
         # Without mode="clip" numpy fills a buffer first.
         self._windows.take(window, axis=0, out=self._geom_positions, mode="clip")
         self._batch.step(lanes)
 
 
-def _window_table(layout: Layout) -> tuple[NDArray[np.float64], int]:
-    """Positions of all geoms for each 2 x 2 window: (X * Y, 5 * 3), row x * Y + y for lowest cell (x, y); and Y.
+def _window_table(layout: Layout) -> NDArray[np.float64]:
+    """Positions of all geoms for each 2 x 2 window: (X * Y, 5 * 3), row x * Y + y for lowest cell (x, y).
 
     The fifth geom is the particle's own, at its body's origin.
     """
@@ -131,4 +142,4 @@ def _window_table(layout: Layout) -> tuple[NDArray[np.float64], int]:
     for slot, (dx, dy) in enumerate(_WINDOW):
         for x, y in np.argwhere(layout.walls[dx:, dy:]):
             table[x, y, slot] = (x + dx + 1.0, y + dy + 1.0, 0.0)
-    return table.reshape(num_x * num_y, -1), num_y
+    return table.reshape(num_x * num_y, -1)

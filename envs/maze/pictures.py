@@ -39,7 +39,7 @@ def draw_paths(
     title: str,
 ) -> None:
     """Write a PNG of episodes on the map: ``draw_paths_on``."""
-    figure, (axes,) = _new_panels(1, 1, panel_inches=5.0)
+    figure, (axes,) = new_panels(1, 1, panel_inches=5.0)
     draw_paths_on(layout, start_position, observations_of_episodes, tasks, axes)
     axes.set_title(title, fontsize=11)
     save_figure(figure, path)
@@ -60,7 +60,7 @@ def draw_paths_on(
     """
     if len(tasks) not in (0, len(observations_of_episodes)):
         raise ValueError(f"{len(observations_of_episodes)} episodes but {len(tasks)} tasks; give one each or none")
-    _draw_map(axes, layout)
+    draw_map(axes, layout)
     names = sorted({task.name for task in tasks})
     colours = dict(zip(names, _colours(len(names)), strict=True))
     alpha = float(np.clip(12.0 / max(len(observations_of_episodes), 1), 0.25, 0.9))
@@ -83,7 +83,7 @@ def draw_goals(
     """Write a PNG with a map per (name, training goals, target goals): ``draw_goals_on``."""
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    figure, all_axes = _new_panels(rows, columns, panel_inches=3.1)
+    figure, all_axes = new_panels(rows, columns, panel_inches=3.1)
     for axes in all_axes[len(panels) :]:
         axes.set_axis_off()
     for axes, (name, train_goals, target_goals) in zip(all_axes, panels, strict=False):
@@ -100,7 +100,7 @@ def draw_goals_on(
     axes: Axes,
 ) -> None:
     """One map with its goals: training tasks are circles, target tasks squares, so that not only colour tells them."""
-    _draw_map(axes, layout)
+    draw_map(axes, layout)
     for goals, colour, marker, label in (
         (train_goals, _TRAIN, "o", "training goal"),
         (target_goals, _TARGET, "s", "target goal"),
@@ -116,16 +116,16 @@ def draw_coverage(
     """Write a PNG: how often each fifth of a cell was visited by ``positions`` (N, 2), and some ``lines`` (T, 2)."""
     from matplotlib.colors import LogNorm
 
-    figure, (density_axes, line_axes) = _new_panels(1, 2, panel_inches=4.6)
+    figure, (density_axes, line_axes) = new_panels(1, 2, panel_inches=4.6)
     edges = [np.arange(0, 5 * size + 1) / 5 - 0.5 + CELL_CENTRE_OFFSET for size in layout.walls.shape]
     counts, _, _ = np.histogram2d(positions[:, 0], positions[:, 1], bins=edges)
-    _draw_map(density_axes, layout)
+    draw_map(density_axes, layout)
     mesh = density_axes.pcolormesh(
         edges[0], edges[1], np.ma.masked_equal(counts.T, 0), norm=LogNorm(vmin=1), cmap="viridis", zorder=1.5
     )
     figure.colorbar(mesh, ax=density_axes, shrink=0.75, label="visits (0.2 x 0.2)")
     density_axes.set_title(f"{len(positions):,} states", fontsize=11)
-    _draw_map(line_axes, layout)
+    draw_map(line_axes, layout)
     for line, colour in zip(lines, _colours(len(lines)), strict=True):
         line_axes.plot(line[:, 0], line[:, 1], color=colour, linewidth=1.2, alpha=0.9)
         line_axes.plot(*line[0, :2], "o", color=colour, markersize=4)
@@ -133,13 +133,14 @@ def draw_coverage(
     save_figure(figure, path)
 
 
-def _new_panels(rows: int, columns: int, panel_inches: float) -> tuple[Figure, list[Axes]]:
+def new_panels(rows: int, columns: int, panel_inches: float) -> tuple[Figure, list[Axes]]:
     """A figure and its axes."""
     figure = new_figure(columns * panel_inches, rows * (panel_inches + 0.3))
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _draw_map(axes: Axes, layout: Layout) -> None:
+def draw_map(axes: Axes, layout: Layout) -> None:
+    """Walls and floor."""
     from matplotlib.colors import ListedColormap
 
     size_x, size_y = layout.walls.shape

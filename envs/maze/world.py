@@ -71,11 +71,15 @@ class MazeWorld(LaneWorld):
         start_position: tuple[float, float] = START_POSITION,
         episode_env_steps: int = EPISODE_ENV_STEPS,
     ) -> None:
-        super().__init__(num_lanes, observation_space(layout), action_space(), episode_env_steps)
+        super().__init__(num_lanes, self._observation_space(layout), action_space(), episode_env_steps)
         self.layout = layout
         self._start_position = np.array(start_position)
         self._physics = PointMassBatch(layout, num_lanes, threads)
         self._goals = np.zeros((num_lanes, 2))
+
+    @staticmethod
+    def _observation_space(layout: Layout) -> gym.spaces.Box:
+        return observation_space(layout)
 
     def _begin(self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator]) -> None:
         goals = [parse_goal(task.spec, self.layout) for task in tasks]
@@ -91,7 +95,7 @@ class MazeWorld(LaneWorld):
     def _observe(self, rows: Rows) -> None:
         """Position and velocity."""
         self._observations[rows, :2] = self._physics.positions[rows]
-        self._observations[rows, 2:] = self._physics.velocities[rows]
+        self._observations[rows, 2:4] = self._physics.velocities[rows]
 
     def _advance(
         self, actions: NDArray[np.floating[Any]], lanes: NDArray[np.int64], rows: Rows

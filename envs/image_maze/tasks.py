@@ -1,0 +1,116 @@
+"""The image maze's task distributions (paper appendix C): goals in the 40x40 maze, in which no data was collected.
+
+The paper's goals are not published. It says that they are of the complexity of SPiRL's task (from (10, 24) to (18, 8):
+31.7 cells by the shortest path) and take 710 env_steps on average. Ours are drawn by path length: between 24 and 34
+cells, which the planner's controller walks in 600 to 810 env_steps. ``image-maze-full`` draws from all cells that are
+not next to the start, for the paper's negative result.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from envs.core import EpisodeRenderer, TaskDistribution
+from envs.image_maze.data import IMAGE_MAZE_DATA_PRESETS, ImageMazeDataSource
+from envs.image_maze.pictures import draw_episodes, draw_recorded_episode
+from envs.image_maze.views import OBSERVATION_DIM, MazeViews
+from envs.image_maze.world import START_POSITION, ImageMazeWorld
+from envs.maze.layout import Layout, reference_layout
+from envs.maze.physics import dynamics_fingerprint
+from envs.maze.pictures import draw_goals, draw_goals_on, draw_paths_on
+from envs.maze.planner import Cell, path_length_map
+from envs.maze.tasks import goal_task
+from envs.maze.world import (
+    ACTION_DIM,
+    EPISODE_ENV_STEPS,
+    START_POSITION_NOISE,
+    START_VELOCITY_NOISE,
+    SUCCESS_RADIUS,
+)
+from envs.randomness import keyed_rng
+from envs.registry import task_distribution_summary
+
+TRAIN_TASKS = 20
+TARGET_TASKS = 10
+PATH_LENGTHS = {"image-maze": (24.0, 34.0), "image-maze-full": (5.0, math.inf)}
+"""Distribution -> shortest and longest path from the start to a goal, in cells."""
+_DRAW_SEED = 0
+
+
+def make_task_distribution(name: str) -> TaskDistribution:
+    """The image maze distribution called ``name``. Raises ``ValueError`` for a name that is none of them."""
+    layout = _layout()
+    train_goals, target_goals = goals_of(name)
+    return TaskDistribution(
+        name=name,
+        family="image-maze",
+        summary=task_distribution_summary(name),
+        train_tasks=tuple(goal_task(goal) for goal in train_goals),
+        target_tasks=tuple(goal_task(goal) for goal in target_goals),
+        make_world=partial(ImageMazeWorld, layout),
+        world_fingerprint=(
+            f"image maze world 1; start {START_POSITION} noise {START_POSITION_NOISE} {START_VELOCITY_NOISE}; "
+            f"success radius {SUCCESS_RADIUS}; {MazeViews.implementation}; {dynamics_fingerprint(layout)}"
+        ),
+        observation_dim=OBSERVATION_DIM,
+        action_dim=ACTION_DIM,
+        episode_env_steps=EPISODE_ENV_STEPS,
+        score_range=(0.0, 1.0),
+        data_source=ImageMazeDataSource(layout),
+        data_presets=IMAGE_MAZE_DATA_PRESETS,
+        draw_paths=partial(draw_episodes, layout, START_POSITION),
+        episode_renderer=EpisodeRenderer(
+            endings=(".png",),
+            render=partial(draw_episodes, layout, START_POSITION),
+            render_in_scene=draw_recorded_episode,
+        ),
+        score_name="success",
+        draw_paths_on=partial(draw_paths_on, layout, START_POSITION),
+        views=MazeViews(layout),
+        draw_tasks=partial(draw_goals_on, layout, START_POSITION, train_goals, target_goals),
+    )
+
+
+@cache
+def _layout() -> Layout:
+    return reference_layout(40)
+
+
+def goals_of(name: str) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
+    """Training and target goals of a distribution. Raises ``ValueError`` for an unknown name."""
+    if name not in PATH_LENGTHS:
+        raise ValueError(f"no image maze task distribution {name!r}; valid: {', '.join(PATH_LENGTHS)}")
+    goals = draw_goals_apart(_layout(), PATH_LENGTHS[name], TRAIN_TASKS + TARGET_TASKS, (name, "goals"))
+    return goals[:TRAIN_TASKS], goals[TRAIN_TASKS:]
+
+
+def draw_goals_apart(
+    layout: Layout, path_lengths: tuple[float, float], count: int, key: tuple[str, ...]
+) -> tuple[Cell, ...]:
+    """``count`` cells drawn at random, in random order, by the length of their shortest path from the start.
+
+    They lie further apart than two success radii: no place solves two tasks, and so none that training rewards solves a
+    target task. Raises ``ValueError`` if the layout has too few such cells.
+    """
+    start = (round(START_POSITION[0]), round(START_POSITION[1]))
+    lengths = path_length_map(layout, start)
+    shortest, longest = path_lengths
+    candidates = np.argwhere(np.isfinite(lengths) & (lengths >= shortest) & (lengths <= longest))
+    goals: list[Cell] = []
+    for x, y in keyed_rng(_DRAW_SEED, *key).permutation(candidates).tolist():
+        if len(goals) < count and all(math.dist(goal, (x, y)) > 2 * SUCCESS_RADIUS for goal in goals):
+            goals.append((x, y))
+    if len(goals) < count:
+        raise ValueError(
+            f"{layout.name} has {len(goals)} goals apart from each other at {path_lengths} cells; not {count}"
+        )
+    return tuple(goals)
+
+
+def draw_task_distributions(path: Path) -> None:
+    """Write a PNG with the goals of both distributions on the map (the paper's figure 11 a, b)."""
+    draw_goals(_layout(), START_POSITION, [(name, *goals_of(name)) for name in PATH_LENGTHS], path)
