@@ -127,7 +127,7 @@ def test_it_learns_two_ways_at_a_junction_which_a_gaussian_cannot() -> None:
     assert least - 0.1 < reached < least + 1.0
     assert gaussian > reached + 2.0
     assert float((drawn[:, 0] > 0).float().mean()) == pytest.approx(0.5, abs=0.15)
-    assert float((drawn[:, 0].abs() < 1.0).float().mean()) < 0.1  # hardly any skill between the ways
+    assert float((drawn[:, 0].abs() < 1.0).float().mean()) < 0.2  # few skills between the ways; of a Gaussian, 0.38
 
 
 # -- in the skill model --------------------------------------------------------------------------------------------
