@@ -240,8 +240,15 @@ def skill_losses(model: SkillModel, states: Tensor, actions: Tensor, noise: Tens
 
 
 def load_skill_model(folder: Path, device: str = "cpu", views: Views | None = None) -> SkillModel:
-    """The frozen skill model of a skills artefact: evaluation mode, no gradients. ``views``: of its world."""
+    """The frozen skill model of a skills artefact: evaluation mode, no gradients. ``views``: of its world.
+
+    Raises ``ValueError`` where there are views and the model was learned from states, or the reverse.
+    """
     state = load_tensors(folder / SKILL_MODEL_FILE)
+    learned_from_views = any(name.startswith("view_encoder.") for name in state["model"])
+    if learned_from_views != (views is not None):
+        what = ("views", "none were given") if learned_from_views else ("states", "views were given")
+        raise ValueError(f"{folder / SKILL_MODEL_FILE} was learned from {what[0]}, and {what[1]}")
     model = SkillModel(SkillConfig(**state["config"]), state["observation_dim"], state["action_dim"], views)
     model.load_state_dict(state["model"])
     return model.to(device).eval().requires_grad_(False)
