@@ -71,6 +71,9 @@ class SkillConfig:
     prior: Literal["gaussian", "flow"] = field(default="gaussian", metadata=ADDED_LATER)
     """``gaussian``: SPiRL's and SiMPL's; ``flow``: a normalising flow (``flow_prior.py``), which SiMPL's appendix C
     suggests for goals all over a large maze."""
+    frame_difference_gain: float = field(default=0.0, metadata=ADDED_LATER)
+    """Departure: the encoder of views gets, instead of each older frame, this times its difference from the newest. An
+    env_step moves the image by a third of a pixel; scaled up, velocity is seen sooner (SPiRL: 0, the frame itself)."""
     passes: int = 2000
     """Passes over the data, one random crop per trajectory each (SPiRL maze: 200 epochs x 10 passes)."""
     batch_size: int = 128
@@ -98,7 +101,7 @@ class SkillConfig:
         require_between(self, COUNT, "passes", "batch_size")
         require_between(self, RATE, "learning_rate", "final_learning_rate_fraction")
         require_between(self, WEIGHT, "initial_gradient_norm")
-        require_between(self, (0.0, WEIGHT[1]), "kl_weight")
+        require_between(self, (0.0, WEIGHT[1]), "kl_weight", "frame_difference_gain")
         require_between(self, (0, COUNT[1]), "clipped_updates")
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction is {self.held_out_fraction}; valid is above 0 and below 1")
@@ -129,7 +132,7 @@ class SkillModel(StandardisedModel):
             self.prior = FlowPrior(self.seen_dim, hidden, config.prior_layers, latent, clamp)
         else:
             self.prior = BatchNormMLP(self.seen_dim, hidden, config.prior_layers, 2 * latent)
-        self.view_encoder = None if views is None else ConvEncoder(views.shape[0], views.shape[1])
+        self.view_encoder = None if views is None else ConvEncoder(*views.shape[:2], config.frame_difference_gain)
 
         self.feature_dim = 0 if views is None else VIEW_FEATURES
 

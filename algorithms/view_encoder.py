@@ -25,17 +25,29 @@ SMALLEST_SIDE = 4
 NEGATIVE_SLOPE = 0.2
 
 
-def scaled_pixels(views: Tensor) -> Tensor:
-    """uint8 (B, C, H, W) -> float32 in [-1, 1], channels last in memory, where convolutions are fastest."""
-    return views.to(torch.float32, memory_format=torch.channels_last).mul_(2 / 255).sub_(1)
+FRAME_CHANNELS = 3
+"""Of one frame (RGB); a view stacks frames, newest first."""
+
+
+def scaled_pixels(views: Tensor, difference_gain: float = 0.0) -> Tensor:
+    """uint8 (B, C, H, W) -> float32 in [-1, 1], channels last in memory, where convolutions are fastest.
+
+    With a ``difference_gain`` each older frame is replaced by so many times what the newest has more than it.
+    """
+    pixels = views.to(torch.float32, memory_format=torch.channels_last).mul_(2 / 255).sub_(1)
+    if difference_gain:
+        newest, older = pixels[:, :FRAME_CHANNELS], pixels[:, FRAME_CHANNELS:].unflatten(1, (-1, FRAME_CHANNELS))
+        pixels[:, FRAME_CHANNELS:] = difference_gain * (newest.unsqueeze(1) - older).flatten(1, 2)
+    return pixels
 
 
 class ConvEncoder(nn.Module):
     """Views (B, C, H, W) uint8 -> features (B, F)."""
 
-    def __init__(self, channels: int, side: int) -> None:
+    def __init__(self, channels: int, side: int, difference_gain: float = 0.0) -> None:
         """Raises ``ValueError`` for a side that halving does not bring to 4 pixels."""
         super().__init__()
+        self.difference_gain = difference_gain
         halvings = (side // SMALLEST_SIDE).bit_length() - 1
         if halvings < 1 or SMALLEST_SIDE << halvings != side:
             raise ValueError(f"views are {side} pixels to a side; valid: 8, 16, 32, 64, ...")
@@ -47,7 +59,7 @@ class ConvEncoder(nn.Module):
         self.head = nn.Conv2d(widths[-1], VIEW_FEATURES, SMALLEST_SIDE)
 
     def forward(self, views: Tensor) -> Tensor:
-        hidden = scaled_pixels(views)
+        hidden = scaled_pixels(views, self.difference_gain)
         for convolution, norm in zip(self.convolutions, (None, *self.norms), strict=True):
             hidden = convolution(hidden)
             hidden = F.leaky_relu(hidden if norm is None else norm(hidden), NEGATIVE_SLOPE)
@@ -76,12 +88,12 @@ class FoldedConvEncoder:
     """A frozen ``ConvEncoder`` for acting: no gradients, batch norm folded away."""
 
     def __init__(self, network: ConvEncoder) -> None:
-        self._layers = network.folded()
+        self._layers, self._difference_gain = network.folded(), network.difference_gain
 
     @torch.inference_mode()
     def __call__(self, views: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> (B, F)"""
-        hidden = scaled_pixels(views)
+        hidden = scaled_pixels(views, self._difference_gain)
         for weight, bias in self._layers[:-1]:
             hidden = F.leaky_relu_(F.conv2d(hidden, weight, bias, STRIDE, PADDING), NEGATIVE_SLOPE)
         weight, bias = self._layers[-1]

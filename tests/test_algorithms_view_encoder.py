@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder, FoldedConvEncoder
+from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder, FoldedConvEncoder, scaled_pixels
 from tests.algorithm_helpers import randomise_batch_norms
 
 Array = NDArray[np.float64]
@@ -66,6 +66,24 @@ def test_features_equal_convolutions_in_numpy() -> None:
     features = encoder(views)
     assert features.shape == (3, VIEW_FEATURES)
     np.testing.assert_allclose(array(features), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_an_older_frame_may_be_given_as_its_difference_from_the_newest(frames: int) -> None:
+    views = random_views(4, 3 * frames)
+    pixels, plain = array(scaled_pixels(views, 5.0)), array(views) / 127.5 - 1
+    np.testing.assert_allclose(pixels[:, :3], plain[:, :3], rtol=1e-5, atol=1e-6)
+    for first in range(3, 3 * frames, 3):
+        expected = 5 * (plain[:, :3] - plain[:, first : first + 3])
+        np.testing.assert_allclose(pixels[:, first : first + 3], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gain_of_differences_acts_in_both_forms() -> None:
+    encoder, views = make_encoder(), random_views(4)
+    without = encoder(views)
+    encoder.difference_gain = 3.0
+    assert not torch.allclose(encoder(views), without)
+    torch.testing.assert_close(FoldedConvEncoder(encoder)(views).clone(), encoder(views).detach(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 7])
