@@ -63,7 +63,8 @@ class Adaptation(Stage):
         self.distribution = context.task_distribution
         self.tasks, indices = self.tasks_to_learn()
         self.inputs = StateInputs(space.prior, actor_critic.standardise_states, context.device)
-        self.fields = transition_fields(self.distribution.observation_dim, space.latent_dim, space.prior.prior_dim)
+        self.state_dim, self.feature_dim = space.state_dims(self.distribution)
+        self.fields = transition_fields(self.state_dim, space.latent_dim, space.prior.prior_dim, self.feature_dim)
         self.highest_target = highest_target(config.clip_targets, self.distribution.score_range)
         self.task_indices = list(indices)
         self.learning_tasks = list(indices)
@@ -88,9 +89,11 @@ class Adaptation(Stage):
 
     def initial_learners(self) -> tuple[SkillActorCritic, Tensor, DualCoefficients]:
         """Networks of M copies, task embeddings (M, E), coefficients (M,). Here: policies at the prior, E = 0."""
-        dims = (self.distribution.observation_dim, self.space.latent_dim, 0)
+        dims = (self.state_dim, self.space.latent_dim, 0)
         generators = [torch_generator(self.context.seed, self.phase, "init", task) for task in self.task_indices]
-        singles = [SkillActorCritic(self.actor_critic, *dims, 1, generator) for generator in generators]
+        singles = [
+            SkillActorCritic(self.actor_critic, *dims, 1, generator, self.feature_dim) for generator in generators
+        ]
         networks = SkillActorCritic.stack(singles).to(self.context.device)
         copies = len(singles)
         initial = torch.full((copies,), self.config.initial_coefficient, device=self.context.device)

@@ -48,7 +48,7 @@ from algorithms.networks import Gaussian, torch_generator
 from algorithms.playback import play_skill_policy
 from algorithms.presets import MTRL_PRESETS, with_skills
 from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
-from algorithms.regularized_sac import ActorCriticConfig, DualCoefficients, SkillActorCritic
+from algorithms.regularized_sac import ActorCriticConfig, DualCoefficients, SkillActorCritic, with_views
 from algorithms.skill_space import SkillSpace, as_gaussian, learned_skills
 from algorithms.skills import SKILLS_STAGE
 from algorithms.spirl import SpirlAdaptConfig
@@ -101,7 +101,7 @@ class TaskPolicies(Adaptation):
         newest = torch.arange(added - min(kept, self.config.states_per_task), added) % self.config.replay_capacity
         rows = self.replay.rows[learner, newest.to(self.replay.rows.device)]
         columns = self.fields.unpack(rows)
-        states, prior = columns["states"], columns["prior"]
+        states, prior = with_views(columns["states"], columns["views"]), columns["prior"]
         policy = self.networks.policy_of_model(learner, states, states[:, :0], as_gaussian(prior))
         teacher = torch.cat([policy.mean, policy.sigma], dim=-1)
         return {"states": states.cpu().clone(), "prior": prior.cpu().clone(), "teacher": teacher.cpu()}
@@ -159,8 +159,7 @@ class Distillation(Stage):
         self.states, self.prior, self.teacher = (
             torch.cat([task[name] for task in tasks]).to(context.device) for name in ("states", "prior", "teacher")
         )
-        latent_dim = self.prior.shape[1] // 2
-        dims = (context.task_distribution.observation_dim, latent_dim, 0, 1)
+        dims = (self.states.shape[1], self.prior.shape[1] // 2, 0, 1)  # critics are not used
         networks = SkillActorCritic(self.actor_critic, *dims, torch_generator(context.seed, "distil", "init"))
         self.networks = networks.to(context.device)
         self.optimizer = torch.optim.Adam(self.networks.policy.parameters(), lr=config.learning_rate)

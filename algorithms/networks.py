@@ -63,7 +63,13 @@ def softplus_inverse(value: Tensor) -> Tensor:
 
 
 class StandardisedModel(nn.Module):
-    """A model of offline data that can scale states by their mean and deviation there (0 and 1 until set)."""
+    """A model of offline data that can scale states by their mean and deviation there (0 and 1 until set).
+
+    A state is an observation (..., D), unless a subclass appends to it: see ``split``.
+    """
+
+    feature_dim: int = 0
+    """Columns behind the observation in a state."""
 
     state_mean: Tensor
     state_sigma: Tensor
@@ -75,8 +81,13 @@ class StandardisedModel(nn.Module):
         self.register_buffer("state_sigma", torch.ones(observation_dim))
 
     def standardise(self, states: Tensor) -> Tensor:
-        """States (..., D)."""
-        return (states - self.state_mean) / self.state_sigma
+        """States (..., D), or their leading columns alone."""
+        columns = states.shape[-1]
+        return (states - self.state_mean[:columns]) / self.state_sigma[:columns]
+
+    def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """(what critics and task encoder see of states, what the high-level policy sees besides)."""
+        return states, states[..., :0]
 
 
 class StackedLinear(nn.Module):

@@ -26,9 +26,10 @@ def play_skill_policy(
     learner = load_tensors(request.artefact / ADAPTED_FILE)["learners"][request.task]
     embedding = learner["task_embedding"].to(device)
     generator = torch_generator(request.seed, "play", "init")  # of no effect: every weight that acts is replaced
-    networks = SkillActorCritic(
-        actor_critic, distribution.observation_dim, latent_dim, len(embedding), 1, generator
-    ).to(device)
+    state_dim, feature_dim = space.state_dims(distribution)
+    networks = SkillActorCritic(actor_critic, state_dim, latent_dim, len(embedding), 1, generator, feature_dim).to(
+        device
+    )
     for parameter, saved in zip(networks.policy.parameters(), learner["policy"], strict=True):
         parameter.data[0] = saved
     max_skills = space.max_skills(distribution.episode_env_steps)

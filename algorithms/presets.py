@@ -34,6 +34,21 @@ SKILL_PRESETS: dict[tuple[str, str], Values] = {
         "skills.final_learning_rate_fraction": 0.1,
     },
     ("kitchen", "smoke"): {**SKILLS_SMOKE, "skills.decoder_layers": 5, "skills.kl_weight": 5e-4},
+    # SPiRL's closed-loop image model has the maze's values.
+    ("image-maze", "paper"): {},
+    ("image-maze", "quick"): {
+        "skills.passes": 400,
+        "skills.batch_size": 64,  # a view costs 60 us, so that 12,000 updates are ten minutes
+        "skills.frame_difference_gain": 4.0,
+        "skills.standardise_states": True,  # the networks see views; critics and task encoder take this scale over
+        "skills.final_learning_rate_fraction": 0.1,
+    },
+    ("image-maze", "smoke"): {
+        **SKILLS_SMOKE,
+        "skills.passes": 20,
+        "skills.batch_size": 32,
+        "skills.frame_difference_gain": 4.0,
+    },
 }
 """Shared by every algorithm that stands on skills, so that they share the artefact too."""
 
@@ -92,6 +107,7 @@ SPIRL_PRESETS: dict[tuple[str, str], Values] = {
     ("kitchen", "quick"): {**KITCHEN_ADAPT_QUICK, **SMALL_NETWORKS, **SPIRL_KITCHEN},
     ("kitchen", "smoke"): {**ADAPT_SMOKE, **SMALL_NETWORKS, **SPIRL_KITCHEN, "adapt.batch_size": 32},
 }
+SPIRL_PRESETS |= {("image-maze", preset): SPIRL_PRESETS["maze", preset] for preset in ("paper", "quick", "smoke")}
 
 # -- MTRL ------------------------------------------------------------------------------------------
 
@@ -130,6 +146,7 @@ MTRL_PRESETS: dict[tuple[str, str], Values] = {
     ),
     ("kitchen", "smoke"): _mtrl(SPIRL_PRESETS["kitchen", "smoke"], {**MTRL_SMOKE, "distil.target_kl": 0.2}),
 }
+MTRL_PRESETS |= {("image-maze", preset): MTRL_PRESETS["maze", preset] for preset in ("paper", "quick", "smoke")}
 
 # -- SiMPL's meta-training -------------------------------------------------------------------------
 
@@ -248,6 +265,7 @@ SIMPL_PRESETS: dict[tuple[str, str], Values] = {
         "adapt.exploration_episodes": 2,
     },
 }
+SIMPL_PRESETS |= {("image-maze", preset): SIMPL_PRESETS["maze", preset] for preset in ("paper", "quick", "smoke")}
 
 
 def with_skills(presets: Mapping[tuple[str, str], Values]) -> dict[tuple[str, str], Values]:

@@ -10,6 +10,8 @@ The divergence D is the policy head's (``policy_heads.py``): KL(pi, prior) over 
 (BC+PEARL), or log pi, which makes it plain soft actor-critic over actions (SAC, PEARL). z is a skill, or an action
 where there are no skills; gamma is per skill, whatever the skill's length.
 
+What the critics see of a state, and what the policy sees besides where there are views, is ``StateInputs``.
+
 Everything works on M independent learners at once. Meta-training is M = 1 with the tasks folded into the
 batch; adapting to ten target tasks is M = 10. Axes: M model copy, B batch, D feature, E task embedding, Z skill.
 """
@@ -97,25 +99,28 @@ class SquashedActorCriticConfig:
         return SquashedHead()
 
 
-def transition_fields(observation_dim: int, latent_dim: int, prior_dim: int) -> PackedFields:
+def transition_fields(state_dim: int, latent_dim: int, prior_dim: int, feature_dim: int = 0) -> PackedFields:
     """Columns of a stored transition; ``prior_dim`` is 2 Z, or 0 where there is no prior.
 
     First the transition itself, as a context sees it; then what its TD target needs, n skills ahead: the discounted
     rewards on the way, the discount of the value there (0 after termination), the state there, and the frozen
-    prior's (mean, sigma) here and there, computed once.
+    prior's (mean, sigma) here and there, computed once. Last what the policy alone sees besides the state, here and
+    there: frozen features of the view, F columns, none where there are no views.
     """
     return PackedFields(
         {
-            "states": observation_dim,
+            "states": state_dim,
             "skills": latent_dim,
             "rewards": 1,
             "dones": 1,
-            "next_states": observation_dim,
+            "next_states": state_dim,
             "td_rewards": 1,
             "td_discounts": 1,
-            "td_states": observation_dim,
+            "td_states": state_dim,
             "prior": prior_dim,
             "td_prior": prior_dim,
+            "views": feature_dim,
+            "td_views": feature_dim,
         }
     )
 
@@ -125,13 +130,26 @@ CONTEXT_LAST_FIELD = "next_states"
 
 
 class StateInputs:
-    """What the high-level networks see of a state: itself, or standardised as the skill model does."""
+    """What the high-level networks see of a state: itself, or standardised as the skill model does.
+
+    Where there are views, states (B, D + F) hold more than that: critics and task encoder see position and velocity,
+    as SPiRL's critics do; the policy sees the features of the view, too.
+    """
 
     def __init__(self, prior: SkillPrior, standardise: bool, device: str = "cpu") -> None:
         self._prior, self._standardise, self._device = prior, standardise, device
 
     def __call__(self, states: Tensor) -> Tensor:
-        return self._prior.standardise(states) if self._standardise else states
+        """What critics and task encoder see."""
+        return self._split(states)[0]
+
+    def of_policy(self, states: Tensor) -> Tensor:
+        """What the policy sees."""
+        return with_views(*self._split(states))
+
+    def _split(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        state, views = self._prior.split(states)
+        return self._prior.standardise(state) if self._standardise else state, views
 
     def pack(self, fields: PackedFields, episode: SkillEpisode, discount: float, n_step: int) -> Tensor:
         """An episode as rows (T', F) of ``fields``; ``discount`` is per skill."""
@@ -139,20 +157,29 @@ class StateInputs:
         td_rewards, td_discounts, last = n_step_returns(episode.rewards, episode.dones, discount, n_step)
         states, next_states = episode.states.to(device), episode.next_states.to(device)
         td_states = next_states[last.to(device)]
+        inputs, views = self._split(states)
+        td_inputs, td_views = self._split(td_states)
         return fields.pack(
             {
-                "states": self(states),
+                "states": inputs,
                 "skills": episode.skills.to(device),
                 "rewards": episode.rewards.to(device),
                 "dones": episode.dones.to(device),
                 "next_states": self(next_states),
                 "td_rewards": td_rewards.to(device),
                 "td_discounts": td_discounts.to(device),
-                "td_states": self(td_states),
+                "td_states": td_inputs,
                 "prior": self._prior.prior_columns(states),
                 "td_prior": self._prior.prior_columns(td_states),
+                "views": views,
+                "td_views": td_views,
             }
         )
+
+
+def with_views(states: Tensor, views: Tensor) -> Tensor:
+    """Side by side; the states themselves where ``views`` has no columns."""
+    return torch.cat([states, views], dim=-1) if views.shape[-1] else states
 
 
 def n_step_returns(rewards: Tensor, dones: Tensor, discount: float, n_step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,6 +209,20 @@ class TransitionBatch:
     prior: Gaussian
     td_prior: Gaussian
     task_embeddings: Tensor
+    views: Tensor
+    """What the policy alone sees besides ``states`` (M, B, F); F may be 0."""
+    td_views: Tensor
+    """The same of ``td_states``."""
+
+    @property
+    def policy_states(self) -> Tensor:
+        """What the policy sees of the states."""
+        return with_views(self.states, self.views)
+
+    @property
+    def td_policy_states(self) -> Tensor:
+        """What the policy sees of ``td_states``."""
+        return with_views(self.td_states, self.td_views)
 
     @classmethod
     def from_rows(cls, fields: PackedFields, rows: Tensor, task_embeddings: Tensor) -> TransitionBatch:
@@ -195,6 +236,8 @@ class TransitionBatch:
             prior=as_gaussian(columns["prior"]),
             td_prior=as_gaussian(columns["td_prior"]),
             task_embeddings=task_embeddings,
+            views=columns["views"],
+            td_views=columns["td_views"],
         )
 
 
@@ -209,15 +252,16 @@ class SkillActorCritic(nn.Module):
         task_embedding_dim: int,
         model_copies: int,
         generator: torch.Generator,
+        feature_dim: int = 0,
     ) -> None:
+        """``feature_dim``: columns that the policy alone sees, between state and e."""
         super().__init__()
         self.config, self.model_copies, self.latent_dim = config, model_copies, latent_dim
         hidden_dims = [config.hidden_dim] * config.hidden_layers
-        policy_in = state_dim + task_embedding_dim
         self.head = config.make_head()
-        policy_shape = (model_copies, policy_in, hidden_dims, 2 * latent_dim)
+        policy_shape = (model_copies, state_dim + feature_dim + task_embedding_dim, hidden_dims, 2 * latent_dim)
         self.policy = StackedMLP(*policy_shape, generator, zero_output=self.head.zero_output)
-        critic_shape = (CRITICS * model_copies, policy_in + latent_dim, hidden_dims, 1)
+        critic_shape = (CRITICS * model_copies, state_dim + task_embedding_dim + latent_dim, hidden_dims, 1)
         zero = config.zero_initial_values
         self.critics = StackedMLP(*critic_shape, generator, zero_output=zero)
         self.target_critics = StackedMLP(*critic_shape, generator, zero_output=zero).requires_grad_(False)
@@ -237,7 +281,7 @@ class SkillActorCritic(nn.Module):
     def policy_distribution(
         self, states: Tensor, task_embeddings: Tensor, prior: Gaussian
     ) -> Gaussian | SquashedGaussian:
-        """pi(z given s, e): (M, B, D), (M, B, E), prior (M, B, Z) -> (M, B, Z)."""
+        """pi(z given s, e): (M, B, what the policy sees), (M, B, E), prior (M, B, Z) -> (M, B, Z)."""
         return self.head.policy(self.policy(torch.cat([states, task_embeddings], dim=-1)).float(), prior)
 
     def policy_of_model(
@@ -278,7 +322,7 @@ def td_target(
     ``highest`` bounds y from above: no policy can do better than the highest return, the critics' extrapolation can.
     """
     embeddings = batch.task_embeddings
-    policy = networks.policy_distribution(batch.td_states, embeddings, batch.td_prior)
+    policy = networks.policy_distribution(batch.td_policy_states, embeddings, batch.td_prior)
     next_q = networks.q_values(networks.target_critics, batch.td_states, embeddings, policy.sample(noise))
     penalty = coefficients * networks.head.divergence(policy, batch.td_prior, noise).clamp(max=kl_clip)
     targets = batch.td_rewards.squeeze(-1) + batch.td_discounts.squeeze(-1) * (next_q.amin(1) - penalty)
@@ -308,7 +352,7 @@ def policy_loss(
 ) -> tuple[Tensor, Tensor]:
     """(loss (M,), divergence (M, B)). No gradient reaches the critics' weights or the task embeddings."""
     embeddings = batch.task_embeddings.detach()
-    policy = networks.policy_distribution(batch.states, embeddings, batch.prior)
+    policy = networks.policy_distribution(batch.policy_states, embeddings, batch.prior)
     skills = policy.sample(noise)
     values = networks.q_values(networks.critics, batch.states, embeddings, skills, frozen=True).amin(1)
     divergence = networks.head.divergence(policy, batch.prior, noise)
@@ -364,11 +408,11 @@ class FrozenPolicies:
 
     @torch.inference_mode()
     def __call__(self, states: Tensor, lanes: NDArray[np.int64], skill_index: int) -> Tensor:
-        """States (A, D) of the active lanes -> sampled skills (A, Z)."""
+        """States of the active lanes, (A, D) or (A, D + F) -> sampled skills (A, Z)."""
         index = torch.from_numpy(lanes)
         device = self.task_embeddings.device
         states = states.to(device)
-        inputs = torch.cat([self.inputs(states), self.task_embeddings[index]], dim=-1)
+        inputs = torch.cat([self.inputs.of_policy(states), self.task_embeddings[index]], dim=-1)
         output = self._forward_shared(inputs) if self.chosen_models is None else self._forward_own(inputs, index)
         policy = self.networks.head.policy(output, self.prior.skill_prior(states))
         return policy.sample(self.noise(lanes, skill_index).to(device))

@@ -5,7 +5,7 @@
     reward      r_0 + ... + r_9         |   undiscounted sum over the skill
     done            0       |     0     |    1 if it terminated, 0 if the time limit cut it (truncation bootstraps)
 
-Axes: L lane, A active lane, B transition, D feature, Z latent dimension.
+Axes: L lane, A active lane, B transition, D observation feature, F feature of a view, Z latent dimension.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from torch import Tensor
 
 from algorithms.networks import FoldedMLP
 from algorithms.skill_model import SkillModel
+from algorithms.view_encoder import FoldedConvEncoder
 from envs.core import Task, World
 from envs.randomness import keyed_rng
 
 HighLevelPolicy = Callable[[Tensor, NDArray[np.int64], int], Tensor]
-"""(states (A, D), active lanes (A,), index of the skill in its episode) -> skills (A, Z)"""
+"""(states (A, D) or (A, D + F), active lanes (A,), index of the skill in its episode) -> skills (A, Z)"""
 
 EpisodeKey = tuple[int, *tuple[int | str, ...]]
 """(seed, *key): what an episode draws everything random from."""
@@ -36,7 +37,7 @@ class SkillEpisode:
     """One episode as T' skill transitions."""
 
     states: Tensor
-    """(T', D)"""
+    """(T', D), or (T', D + F): observations as ``ActsInBetween.see`` shows them"""
     skills: Tensor
     """(T', Z)"""
     rewards: Tensor
@@ -44,7 +45,7 @@ class SkillEpisode:
     dones: Tensor
     """(T', 1), 1 where the episode terminated within the skill"""
     next_states: Tensor
-    """(T', D)"""
+    """As ``states``"""
     length: int
     """env_steps"""
     episode_return: float
@@ -58,11 +59,15 @@ class ActsInBetween(Protocol):
     skill_length: int
     action_dim: int
 
-    def begin(self, skills: Tensor) -> None:
-        """Hold skills (A, Z) until the next ``begin``."""
+    def see(self, observations: Tensor) -> Tensor:
+        """Observations (A, D) -> states: the same, or with the F features of their views behind (A, D + F)."""
+        ...
+
+    def begin(self, skills: Tensor, states: Tensor) -> None:
+        """Hold skills (A, Z), chosen at ``states``, until the next ``begin``."""
 
     def act(self, states: Tensor) -> Tensor:
-        """Actions (A, action_dim) at states (A, D) under the held skills; overwritten by the next call."""
+        """Actions (A, action_dim) at ``states`` under the held skills; overwritten by the next call."""
         ...
 
     def drop(self, kept: NDArray[np.bool_]) -> None:
@@ -78,7 +83,10 @@ class PrimitiveActions:
         self.action_dim = action_dim
         self._actions = torch.empty((0, action_dim))
 
-    def begin(self, skills: Tensor) -> None:
+    def see(self, observations: Tensor) -> Tensor:
+        return observations
+
+    def begin(self, skills: Tensor, states: Tensor) -> None:
         self._actions = skills
 
     def act(self, states: Tensor) -> Tensor:
@@ -89,28 +97,49 @@ class PrimitiveActions:
 
 
 class LowLevelPolicy:
-    """The frozen skill decoder, acting on a batch with its mean, clipped to the action bounds by the world."""
+    """The frozen skill decoder, acting on a batch with its mean, clipped to the action bounds by the world.
 
-    def __init__(self, model: SkillModel) -> None:
+    Where there are views, each env_step draws and encodes one for each lane, once: the features that a skill begins
+    with serve the high-level policy, the skill prior and the decoder.
+    """
+
+    def __init__(self, model: SkillModel, choices_are_latents: bool = False) -> None:
+        """``choices_are_latents``: ``begin`` is given z itself, also where the prior is over something else."""
         self.skill_length = model.config.skill_length
         self.action_dim = model.action_dim
+        self._choices_are_latents = choices_are_latents
+        self._model, self._views = model, model.views
         self._network = FoldedMLP(model.decoder)
+        self._view_encoder = None if model.view_encoder is None else FoldedConvEncoder(model.view_encoder)
         self._mean = model.state_mean.cpu()
         self._inverse_sigma = 1.0 / model.state_sigma.cpu()
-        self._observation_dim = model.observation_dim
+        self._observation_dim, self._seen_dim = model.observation_dim, model.seen_dim
         self._inputs = torch.empty((0, 0))
 
-    def begin(self, skills: Tensor) -> None:
-        """Hold skills (A, Z) until the next ``begin``."""
-        inputs = torch.empty((len(skills), self._observation_dim + skills.shape[1]))
-        inputs[:, self._observation_dim :] = skills
+    @torch.no_grad()
+    def see(self, observations: Tensor) -> Tensor:
+        """See ``ActsInBetween.see``; views are of the world's own scene."""
+        if self._views is None or self._view_encoder is None:
+            return observations
+        views = torch.from_numpy(self._views.draw(observations.numpy()))
+        return torch.cat([observations, self._view_encoder(views)], dim=1)
+
+    @torch.inference_mode()
+    def begin(self, skills: Tensor, states: Tensor) -> None:
+        """Hold skills (A, Z), chosen at ``states``, until the next ``begin``."""
+        inputs = torch.empty((len(skills), self._seen_dim + skills.shape[1]))
+        inputs[:, self._seen_dim :] = skills if self._choices_are_latents else self._model.latents(states, skills)
         self._inputs = inputs
 
+    @torch.inference_mode()
     def act(self, states: Tensor) -> Tensor:
-        """Actions (A, action_dim) at states (A, D) under the held skills; overwritten by the next call."""
-        part = self._inputs[:, : self._observation_dim]
-        torch.sub(states, self._mean, out=part)
-        part.mul_(self._inverse_sigma)
+        """Actions (A, action_dim) at ``states`` under the held skills; overwritten by the next call."""
+        part = self._inputs[:, : self._seen_dim]
+        if self._views is None:
+            torch.sub(states, self._mean, out=part)
+            part.mul_(self._inverse_sigma)
+        else:
+            part.copy_(states[:, self._observation_dim :])
         return self._network(self._inputs)
 
     def drop(self, kept: NDArray[np.bool_]) -> None:
@@ -121,11 +150,11 @@ class LowLevelPolicy:
 class _SkillRecord:
     """What one round of skills brought: arrays over the lanes that were active at its start."""
 
-    def __init__(self, lanes: NDArray[np.int64], states: NDArray[np.float32], skills: Tensor) -> None:
+    def __init__(self, lanes: NDArray[np.int64], states: Tensor, skills: Tensor) -> None:
         self.lanes, self.states, self.skills = lanes, states, skills
         self.rewards: NDArray[np.float32] = np.zeros(0, np.float32)
         self.dones: NDArray[np.float32] = np.zeros(0, np.float32)
-        self.next_states: NDArray[np.float32] = states
+        self.next_states = states
 
 
 def collect_episodes(
@@ -145,17 +174,19 @@ def collect_episodes(
     terminated = np.zeros(world.num_envs, np.bool_)
     records: list[_SkillRecord] = []
     paths = [observations[:lane_count].copy()] if record_paths else []
-    while len(world.active_lanes):
-        lanes = world.active_lanes.copy()
-        states = observations[lanes]
-        skills = high_level_policy(torch.from_numpy(states), lanes, len(records)).cpu()
-        low_level_policy.begin(skills)
+    lanes = world.active_lanes.copy()
+    states = low_level_policy.see(torch.from_numpy(observations[lanes]))
+    while len(lanes):
+        skills = high_level_policy(states, lanes, len(records)).cpu()
+        low_level_policy.begin(skills, states)
         record = _SkillRecord(lanes, states, skills)
         rewards[lanes] = 0.0
-        active = lanes
-        for _ in range(low_level_policy.skill_length):
-            states_now = observations if len(active) == world.num_envs else observations[active]
-            actions[active] = low_level_policy.act(torch.from_numpy(states_now)).numpy()
+        active, states_now = lanes, states
+        for env_step in range(low_level_policy.skill_length):
+            if env_step > 0:
+                rows = observations if len(active) == world.num_envs else observations[active]
+                states_now = low_level_policy.see(torch.from_numpy(rows))
+            actions[active] = low_level_policy.act(states_now).numpy()
             observations, step_rewards, terminations, _, _ = world.step(actions)
             rewards += step_rewards
             lengths[active] += 1
@@ -169,8 +200,14 @@ def collect_episodes(
                 low_level_policy.drop(np.isin(active, still_active, assume_unique=True))
                 active = still_active.copy()
         record.rewards, record.dones = rewards[lanes], terminated[lanes].astype(np.float32)
-        record.next_states = observations[lanes]
+        record.next_states = low_level_policy.see(torch.from_numpy(observations[lanes]))
         records.append(record)
+        still_active = world.active_lanes
+        if len(still_active) == len(lanes):
+            states = record.next_states
+        else:
+            states = record.next_states[torch.from_numpy(np.isin(lanes, still_active, assume_unique=True))]
+        lanes = still_active.copy()
     return _split_by_lane(records, lane_count, lengths, np.stack(paths, axis=1) if record_paths else None)
 
 

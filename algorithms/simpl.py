@@ -58,7 +58,7 @@ from algorithms.regularized_sac import (
     transition_fields,
 )
 from algorithms.set_transformer import TaskEncoder
-from algorithms.skill_space import learned_skills
+from algorithms.skill_space import SkillSpace, learned_skills
 from algorithms.skills import SKILLS_STAGE
 from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
 
@@ -125,27 +125,29 @@ class SimplLearner(MetaLearner):
     def __init__(
         self,
         config: SimplMetaTrainConfig,
-        observation_dim: int,
+        state_dim: int,
         latent_dim: int,
         task_count: int,
         seed: int,
         highest_return: float = math.inf,
+        feature_dim: int = 0,
     ) -> None:
         super().__init__()
         self.config, self.latent_dim = config, latent_dim
         self.highest_target = highest_return if config.clip_targets else math.inf
-        self.fields = transition_fields(observation_dim, latent_dim, 2 * latent_dim)
+        self.fields = transition_fields(state_dim, latent_dim, 2 * latent_dim, feature_dim)
         self.context_dim = self.fields.through(CONTEXT_LAST_FIELD)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_generator(seed, "meta_train", "encoder").initial_seed())
             self.encoder = TaskEncoder(self.context_dim, config.task_embedding_dim, config.encoder_hidden_dim)
         self.networks = SkillActorCritic(
             config.actor_critic,
-            observation_dim,
+            state_dim,
             latent_dim,
             config.task_embedding_dim,
             1,
             torch_generator(seed, "meta_train", "init"),
+            feature_dim,
         )
         rate = config.coefficient_learning_rate
         initial_policy = torch.tensor([config.small_initial_coefficient, config.large_initial_coefficient])
@@ -249,13 +251,15 @@ class SimplLearner(MetaLearner):
 
 def make_meta_train_stage(config: SimplMetaTrainConfig, context: StageContext) -> MetaTraining:
     distribution, space = context.task_distribution, learned_skills(context)
+    state_dim, feature_dim = space.state_dims(distribution)
     learner = SimplLearner(
         config,
-        distribution.observation_dim,
+        state_dim,
         space.latent_dim,
         len(distribution.train_tasks),
         context.seed,
         highest_target(config.clip_targets, distribution.score_range),
+        feature_dim,
     )
     return MetaTraining(config, learner, space, context)
 
@@ -272,15 +276,16 @@ class SimplAdaptConfig(AdaptConfig, ExplorationConfig):
 def make_adapt_stage(config: SimplAdaptConfig, context: StageContext) -> EncodedAdaptation:
     """20 episodes with e ~ p(e), encode them, then fine-tune pi(z given s, e*) (equation 5)."""
     space = learned_skills(context)
-    meta_config, learner = load_meta_trained(context, space.latent_dim)
+    meta_config, learner = load_meta_trained(context, space)
     return EncodedAdaptation(config, meta_config, learner, space, context)
 
 
-def load_meta_trained(context: StageContext, latent_dim: int) -> tuple[SimplMetaTrainConfig, SimplLearner]:
+def load_meta_trained(context: StageContext, space: SkillSpace) -> tuple[SimplMetaTrainConfig, SimplLearner]:
     """What the ``meta_train`` artefact holds, and the configuration it was made with."""
     saved = load_tensors(context.inputs["meta_train"] / META_FILE)
     config = _saved_config(saved)
-    learner = SimplLearner(config, context.task_distribution.observation_dim, latent_dim, saved["train_tasks"], 0)
+    state_dim, feature_dim = space.state_dims(context.task_distribution)
+    learner = SimplLearner(config, state_dim, space.latent_dim, saved["train_tasks"], seed=0, feature_dim=feature_dim)
     learner.load_state_dict(saved["learner"])
     return config, learner
 

@@ -14,24 +14,40 @@ Differences from paper and released code
 - Every loss is a mean over all its axes, as in the released code: ``kl_weight`` means nothing with sums.
 - States are standardised by the data's mean and deviation where ``standardise_states`` is on (off in ``paper``).
 
-Axes: B batch, K env_steps of a skill, D feature, Z latent dimension.
+What the networks see of an observation
+- the state, standardised; or, where the world has views, only what one convolutional encoder (``view_encoder.py``)
+  makes of the view: F features that encoder, low-level policy and prior share. All three losses reach that encoder.
+  The prior's loss takes the sample z as given, there too.
+- ``see`` draws views from the rows that stand for them and appends their features to the row. A state, to all else
+  here, is then a row with its features, D + F columns: whoever keeps one need not draw or convolve again.
+- SPiRL's code gives the prior a convolutional encoder of its own beside the one that encoder and decoder share.
+
+Axes: B batch, K env_steps of a skill, D observation feature, F feature of a view, Z latent dimension.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from algorithms.files import load_tensors
+from algorithms.flow_prior import FlowPrior
 from algorithms.networks import BatchNormMLP, Gaussian, StandardisedModel
 from algorithms.ranges import COUNT, RATE, WEIGHT, require_between, require_log_sigma_clamp
+from algorithms.stage import ADDED_LATER
+from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder
+from envs.core import Views
 
 SKILL_MODEL_FILE = "skill_model.pt"
+VIEWS_PER_PASS = 1280
+"""Without gradients, more views than this are drawn and encoded in parts, to save memory."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +68,12 @@ class SkillConfig:
     """beta in equation 3 (SPiRL: maze 1e-2, kitchen 5e-4), with losses as means."""
     prior_loss: Literal["nll", "kl"] = "nll"
     """``nll``: released default, NLL of the sampled z; ``kl``: the paper's KL(stopgrad q, p)."""
+    prior: Literal["gaussian", "flow"] = field(default="gaussian", metadata=ADDED_LATER)
+    """``gaussian``: SPiRL's and SiMPL's; ``flow``: a normalising flow (``flow_prior.py``), which SiMPL's appendix C
+    suggests for goals all over a large maze."""
+    frame_difference_gain: float = field(default=0.0, metadata=ADDED_LATER)
+    """Departure: the encoder of views gets, instead of each older frame, this times its difference from the newest. An
+    env_step moves the image by a third of a pixel; scaled up, velocity is seen sooner (SPiRL: 0, the frame itself)."""
     passes: int = 2000
     """Passes over the data, one random crop per trajectory each (SPiRL maze: 200 epochs x 10 passes)."""
     batch_size: int = 128
@@ -79,24 +101,40 @@ class SkillConfig:
         require_between(self, COUNT, "passes", "batch_size")
         require_between(self, RATE, "learning_rate", "final_learning_rate_fraction")
         require_between(self, WEIGHT, "initial_gradient_norm")
-        require_between(self, (0.0, WEIGHT[1]), "kl_weight")
+        require_between(self, (0.0, WEIGHT[1]), "kl_weight", "frame_difference_gain")
         require_between(self, (0, COUNT[1]), "clipped_updates")
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction is {self.held_out_fraction}; valid is above 0 and below 1")
         require_log_sigma_clamp(self)
+        if self.prior == "flow" and self.prior_loss != "nll":
+            raise ValueError(f"prior_loss is {self.prior_loss!r}; valid with a flow, whose KL has no formula: 'nll'")
+        if self.prior == "flow" and self.latent_dim < 2:
+            raise ValueError(
+                f"latent_dim is {self.latent_dim}; valid with a flow, which couples dimensions, is 2 or more"
+            )
 
 
 class SkillModel(StandardisedModel):
     """Skill encoder, low-level policy (decoder) and skill prior."""
 
-    def __init__(self, config: SkillConfig, observation_dim: int, action_dim: int) -> None:
+    def __init__(self, config: SkillConfig, observation_dim: int, action_dim: int, views: Views | None = None) -> None:
         super().__init__(observation_dim, action_dim)
-        self.config = config
+        self.config, self.views = config, views
         latent, hidden = config.latent_dim, config.hidden_dim
-        self.encoder = nn.LSTM(action_dim + observation_dim, hidden, batch_first=True)
+        self.seen_dim = observation_dim if views is None else VIEW_FEATURES
+        """What each network sees of a state."""
+        self.encoder = nn.LSTM(action_dim + self.seen_dim, hidden, batch_first=True)
         self.encoder_head = nn.Linear(hidden, 2 * latent)
-        self.decoder = BatchNormMLP(observation_dim + latent, hidden, config.decoder_layers, action_dim)
-        self.prior = BatchNormMLP(observation_dim, hidden, config.prior_layers, 2 * latent)
+        self.decoder = BatchNormMLP(self.seen_dim + latent, hidden, config.decoder_layers, action_dim)
+        self.prior: BatchNormMLP | FlowPrior
+        if config.prior == "flow":
+            clamp = (config.min_log_sigma, config.max_log_sigma)
+            self.prior = FlowPrior(self.seen_dim, hidden, config.prior_layers, latent, clamp)
+        else:
+            self.prior = BatchNormMLP(self.seen_dim, hidden, config.prior_layers, 2 * latent)
+        self.view_encoder = None if views is None else ConvEncoder(*views.shape[:2], config.frame_difference_gain)
+
+        self.feature_dim = 0 if views is None else VIEW_FEATURES
 
     @property
     def latent_dim(self) -> int:
@@ -112,19 +150,61 @@ class SkillModel(StandardisedModel):
         mean, log_sigma = output.chunk(2, dim=-1)
         return Gaussian(mean, log_sigma.clamp(self.config.min_log_sigma, self.config.max_log_sigma).exp())
 
+    def see(self, observations: Tensor, scenes: NDArray[np.uint8] | None = None) -> Tensor:
+        """Rows (B, D) -> states: the rows themselves, or with the features of their views (B, D + F).
+
+        ``scenes`` (B, ...): where each row lies; None: in the world's own scene.
+        """
+        if self.views is None or self.view_encoder is None:
+            return observations
+        size = len(observations) if self.training else VIEWS_PER_PASS  # batch norm sees a training batch whole
+        parts = []
+        for first in range(0, len(observations), size):
+            rows = observations[first : first + size]
+            views = self.views.draw(rows.cpu().numpy(), None if scenes is None else scenes[first : first + size])
+            parts.append(self.view_encoder(torch.from_numpy(views).to(observations.device)))
+        return torch.cat([observations, torch.cat(parts)], dim=-1)
+
+    def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``StandardisedModel.split``: position and velocity, and the frozen features of the view.
+
+        SPiRL's high-level policy learns convolutions of its own, from where the prior's end. With frozen features the
+        replay holds 32 numbers instead of 6,144 pixels, and an update costs no convolution.
+        """
+        if self.views is None:
+            return super().split(states)
+        return states[..., : self.views.state_dim], states[..., self.observation_dim :]
+
+    def seen(self, states: Tensor) -> Tensor:
+        """What the networks see of states (..., D or D + F): (..., seen_dim)."""
+        return self.standardise(states) if self.view_encoder is None else states[..., self.observation_dim :]
+
     def encode(self, states: Tensor, actions: Tensor) -> Gaussian:
         """q(z given s, a): states (B, K, D) and actions (B, K, A) -> (B, Z)."""
-        outputs, _ = self.encoder(torch.cat([actions, self.standardise(states)], dim=-1))
+        outputs, _ = self.encoder(torch.cat([actions, self.seen(states)], dim=-1))
         return self._gaussian(self.encoder_head(outputs[:, -1]))
 
     def decode(self, states: Tensor, latents: Tensor) -> Tensor:
         """Mean action of pi(a given s, z): (B, D), (B, Z) -> (B, A). Also what acts in the world."""
-        actions: Tensor = self.decoder(torch.cat([self.standardise(states), latents], dim=-1))
+        actions: Tensor = self.decoder(torch.cat([self.seen(states), latents], dim=-1))
         return actions
 
     def skill_prior(self, states: Tensor) -> Gaussian:
-        """p(z given s): (B, D) -> (B, Z)."""
-        return self._gaussian(self.prior(self.standardise(states)))
+        """p over what a high-level policy chooses: (B, D) -> (B, Z). That is z, or the flow's u ~ N(0, I)."""
+        if isinstance(self.prior, FlowPrior):
+            mean = states.new_zeros((len(states), self.latent_dim))
+            return Gaussian(mean, torch.ones_like(mean))
+        return self._gaussian(self.prior(self.seen(states)))
+
+    def latents(self, states: Tensor, skills: Tensor) -> Tensor:
+        """z of what a high-level policy chose at ``states``: (B, D), (B, Z) -> (B, Z)."""
+        return self.prior.skills(self.seen(states), skills) if isinstance(self.prior, FlowPrior) else skills
+
+    def prior_negative_log_likelihood(self, states: Tensor, latents: Tensor) -> Tensor:
+        """-log p(z given s), in nats: (B, D), (B, Z) -> (B,)."""
+        if isinstance(self.prior, FlowPrior):
+            return self.prior.negative_log_likelihood(self.seen(states), latents)
+        return self.skill_prior(states).negative_log_likelihood(latents).sum(-1)
 
     @torch.no_grad()
     def prior_columns(self, states: Tensor) -> Tensor:
@@ -152,18 +232,26 @@ def skill_losses(model: SkillModel, states: Tensor, actions: Tensor, noise: Tens
     # Unit variance: -log pi = squared error / 2 + constant; the released loss drops the 1/2 and the constant.
     reconstruction = F.mse_loss(decoded, actions.flatten(0, 1))
     encoder_kl = posterior.kl_to_unit().mean() / config.latent_dim
-    prior = model.skill_prior(states[:, 0])
-    if config.prior_loss == "nll":
-        prior_term = prior.negative_log_likelihood(latents.detach()).mean()
+    if config.prior == "flow":
+        prior_term = model.prior_negative_log_likelihood(states[:, 0], latents.detach()).mean() / config.latent_dim
+    elif config.prior_loss == "nll":
+        prior_term = model.skill_prior(states[:, 0]).negative_log_likelihood(latents.detach()).mean()
     else:
-        prior_term = posterior.detach().kl(prior).mean() / config.latent_dim
+        prior_term = posterior.detach().kl(model.skill_prior(states[:, 0])).mean() / config.latent_dim
     total = reconstruction + config.kl_weight * encoder_kl + prior_term
     return SkillLosses(reconstruction, encoder_kl, prior_term, total)
 
 
-def load_skill_model(folder: Path, device: str = "cpu") -> SkillModel:
-    """The frozen skill model of a skills artefact: evaluation mode, no gradients."""
+def load_skill_model(folder: Path, device: str = "cpu", views: Views | None = None) -> SkillModel:
+    """The frozen skill model of a skills artefact: evaluation mode, no gradients. ``views``: of its world.
+
+    Raises ``ValueError`` where there are views and the model was learned from states, or the reverse.
+    """
     state = load_tensors(folder / SKILL_MODEL_FILE)
-    model = SkillModel(SkillConfig(**state["config"]), state["observation_dim"], state["action_dim"])
+    learned_from_views = any(name.startswith("view_encoder.") for name in state["model"])
+    if learned_from_views != (views is not None):
+        what = ("views", "none were given") if learned_from_views else ("states", "views were given")
+        raise ValueError(f"{folder / SKILL_MODEL_FILE} was learned from {what[0]}, and {what[1]}")
+    model = SkillModel(SkillConfig(**state["config"]), state["observation_dim"], state["action_dim"], views)
     model.load_state_dict(state["model"])
     return model.to(device).eval().requires_grad_(False)

@@ -7,7 +7,7 @@ actions too, regularised by the behaviour policy. One pair of parts says which:
     prior               p(z given s), stored with each transition          skill model | behaviour policy | ``NoPrior``
     low-level policy    what acts on z for K env_steps                      decoder     | the action itself, K = 1
 
-Axes: B batch, D feature, Z skill (an action where there are no skills).
+Axes: B batch, D observation feature, F feature of a view, Z skill (an action where there are no skills).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from algorithms.networks import Gaussian
 from algorithms.rollout import ActsInBetween, LowLevelPolicy, PrimitiveActions, max_skills_per_episode
 from algorithms.skill_model import load_skill_model
 from algorithms.stage import StageContext
+from envs.core import TaskDistribution
 
 
 class SkillPrior(Protocol):
@@ -37,8 +38,17 @@ class SkillPrior(Protocol):
         """Columns of ``prior_columns``: 2 Z, or 0 where there is no prior."""
         ...
 
+    @property
+    def feature_dim(self) -> int:
+        """F, columns behind the observation in a state: the features of its view; 0 where there are no views."""
+        ...
+
+    def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """(what critics and task encoder see of states, the F columns that the high-level policy sees besides)."""
+        ...
+
     def standardise(self, states: Tensor) -> Tensor:
-        """States (..., D) by the mean and deviation of the data."""
+        """States (..., D), or their leading columns, by the mean and deviation of the data."""
         ...
 
     def skill_prior(self, states: Tensor) -> Gaussian:
@@ -54,9 +64,13 @@ class NoPrior:
     """No p(z given s): its columns are empty. There is no data either, so states cannot be standardised."""
 
     prior_dim = 0
+    feature_dim = 0
 
     def __init__(self, latent_dim: int) -> None:
         self.latent_dim = latent_dim
+
+    def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        return states, states[..., :0]
 
     def standardise(self, states: Tensor) -> Tensor:
         """Raises ``ValueError``: nothing is known of the states."""
@@ -83,6 +97,11 @@ class SkillSpace:
         """Z, of one skill or action."""
         return self.prior.latent_dim
 
+    def state_dims(self, distribution: TaskDistribution) -> tuple[int, int]:
+        """Columns of a state that critics and task encoder see, and those that the high-level policy sees besides."""
+        views = distribution.views
+        return distribution.observation_dim if views is None else views.state_dim, self.prior.feature_dim
+
     def max_skills(self, episode_env_steps: int) -> int:
         """High-level decisions in an episode that runs to the time limit."""
         return max_skills_per_episode(episode_env_steps, self.low_level_policy.skill_length)
@@ -90,8 +109,9 @@ class SkillSpace:
 
 def learned_skills(context: StageContext) -> SkillSpace:
     """The skills of the stage's ``skills`` artefact."""
-    folder = context.inputs["skills"]
-    return SkillSpace(load_skill_model(folder, context.device), LowLevelPolicy(load_skill_model(folder)))
+    folder, views = context.inputs["skills"], context.task_distribution.views
+    prior = load_skill_model(folder, context.device, views)
+    return SkillSpace(prior, LowLevelPolicy(load_skill_model(folder, views=views)))
 
 
 def primitive_actions(context: StageContext, prior: SkillPrior | None = None) -> SkillSpace:

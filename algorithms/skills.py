@@ -1,6 +1,11 @@
 """The skills stage: offline trajectories -> skill model (see ``skill_model.py`` for the model and its losses).
 
-Batches are cut from the flat arrays by one vectorised gather: one random crop per trajectory and pass.
+Batches are cut from the flat arrays by one vectorised gather: one random crop per trajectory and pass. Where the world
+has views, a batch draws its own, from its rows and the scenes that they were recorded in.
+
+Where offline data are from other scenes than the world's, what was learned has to carry over. So its losses are also
+told on trajectories recorded in the world itself (``world_...``), and what the prior adds, against roll-outs of skills
+z ~ N(0, I), which know nothing of the state (``unit_rollout_...``).
 
 Axes: B batch, K env_steps of a skill, D feature, Z latent dimension.
 """
@@ -9,10 +14,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from algorithms.files import save_tensors
@@ -50,6 +56,7 @@ class CropSampler:
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
         usable = ends - starts >= crop_length
         self.states, self.actions = as_tensors(trajectories)
+        self._scenes = None if trajectories.scenes is None else trajectories.scenes[usable.numpy()]
         self._offsets = torch.arange(crop_length)
         self._starts = starts[usable]
         self._crop_counts = (ends - starts)[usable] - crop_length + 1
@@ -61,6 +68,10 @@ class CropSampler:
         first = self._starts[trajectories] + (uniform * self._crop_counts[trajectories]).long()
         index = first[:, None] + self._offsets
         return self.states[index], self.actions[index]
+
+    def scenes(self, trajectories: Tensor) -> NDArray[np.uint8] | None:
+        """Where each state of a crop of each of ``trajectories`` (B,) lies: (B K, ...); None: in the world's scene."""
+        return None if self._scenes is None else self._scenes[trajectories.repeat_interleave(len(self._offsets))]
 
 
 class SkillTraining(OfflineTraining):
@@ -76,9 +87,8 @@ class SkillTraining(OfflineTraining):
         distribution = context.task_distribution
         trajectories = load_trajectories(context, config.skill_length)
         self.sampler = CropSampler(trajectories, config.skill_length, config.held_out_fraction)
-        self.make_model(
-            self.sampler.states, lambda: SkillModel(config, distribution.observation_dim, distribution.action_dim)
-        )
+        dims = (distribution.observation_dim, distribution.action_dim)
+        self.make_model(self.sampler.states, lambda: SkillModel(config, *dims, distribution.views))
         self.optimizer = torch.optim.RAdam(self.model.parameters(), lr=config.learning_rate, foreach=True)
         self.updates_per_pass = -(-len(self.sampler.training) // config.batch_size)
         self.total_updates = config.passes * self.updates_per_pass
@@ -92,10 +102,15 @@ class SkillTraining(OfflineTraining):
         if len(chosen) == 1:  # batch norm needs two rows
             chosen = chosen.repeat(2)
         generator = torch_generator(seed, "skills", "update", self.updates)
-        states, actions = self.sampler.crops(chosen, torch.rand(len(chosen), generator=generator))
+        states, actions = self._crops(self.sampler, chosen, torch.rand(len(chosen), generator=generator))
         noise = torch.randn((len(chosen), config.latent_dim), generator=generator)
-        device = self.context.device
-        return states.to(device), actions.to(device), noise.to(device)
+        return states, actions, noise.to(self.context.device)
+
+    def _crops(self, sampler: CropSampler, trajectories: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """``CropSampler.crops`` on the stage's device, with the features of views where there are any."""
+        rows, actions = (part.to(self.context.device) for part in sampler.crops(trajectories, uniform))
+        seen = self.model.see(rows.flatten(0, 1), sampler.scenes(trajectories))
+        return seen.unflatten(0, rows.shape[:2]), actions
 
     def _losses(self) -> SkillLosses:
         return skill_losses(self.model, *self._batch())
@@ -114,19 +129,29 @@ class SkillTraining(OfflineTraining):
     @torch.no_grad()
     def held_out_losses(self) -> dict[str, float]:
         """The losses over crops of the trajectories never trained on, in evaluation mode."""
+        return self._losses_on(self.sampler, self.sampler.held_out, "held_out") | {"updates": self.updates}
+
+    def _losses_on(self, sampler: CropSampler, trajectories: Tensor, name: str) -> dict[str, float]:
         self.model.eval()
-        generator = torch_generator(self.context.seed, "skills", "held_out")
-        chosen = self.sampler.held_out.repeat(-(-2048 // len(self.sampler.held_out)))
-        states, actions = self.sampler.crops(chosen, torch.rand(len(chosen), generator=generator))
+        generator = torch_generator(self.context.seed, "skills", name)
+        chosen = trajectories.repeat(-(-2048 // len(trajectories)))
+        states, actions = self._crops(sampler, chosen, torch.rand(len(chosen), generator=generator))
         noise = torch.randn((len(chosen), self.config.latent_dim), generator=generator)
-        device = self.context.device
-        losses = skill_losses(self.model, states.to(device), actions.to(device), noise.to(device))
+        losses = skill_losses(self.model, states, actions, noise.to(self.context.device))
         return {
-            "held_out_reconstruction": float(losses.reconstruction.detach()),
-            "held_out_encoder_kl_nats": float(losses.encoder_kl) * self.config.latent_dim,
-            f"held_out_prior_{self.config.prior_loss}_per_dim": float(losses.prior),
-            "updates": self.updates,
+            f"{name}_reconstruction": float(losses.reconstruction.detach()),
+            f"{name}_encoder_kl_nats": float(losses.encoder_kl) * self.config.latent_dim,
+            f"{name}_prior_{self.config.prior_loss}_per_dim": float(losses.prior),
         }
+
+    @torch.no_grad()
+    def world_losses(self) -> dict[str, float]:
+        """The losses on trajectories recorded in the world itself; {} where the offline data are from there."""
+        record = self.context.task_distribution.own_trajectories
+        if record is None:
+            return {}
+        sampler = CropSampler(record(), self.config.skill_length, self.config.held_out_fraction)
+        return self._losses_on(sampler, torch.cat([sampler.training, sampler.held_out]), "world")
 
     @torch.no_grad()
     def _save_latents(self, folder: Path) -> None:
@@ -134,15 +159,16 @@ class SkillTraining(OfflineTraining):
         self.model.eval()
         generator = torch_generator(self.context.seed, "skills", "latents")
         chosen = self.sampler.held_out.repeat(-(-LATENTS // len(self.sampler.held_out)))[:LATENTS]
-        states, actions = self.sampler.crops(chosen, torch.rand(len(chosen), generator=generator))
-        means = self.model.encode(states.to(self.context.device), actions.to(self.context.device)).mean
+        states, actions = self._crops(self.sampler, chosen, torch.rand(len(chosen), generator=generator))
+        means = self.model.encode(states, actions).mean
         scale = self.sampler.states.std(0).clamp(min=MIN_STATE_SIGMA)
-        moved = ((states[:, -1] - states[:, 0]) / scale).norm(dim=1)
+        rows = states[..., : len(scale)].cpu()
+        moved = ((rows[:, -1] - rows[:, 0]) / scale).norm(dim=1)
         what = "means of q(z given s, a) of crops of trajectories that were not trained on"
         save_latents(folder, means, moved, what, "displacement of the state, in standard deviations of the data")
 
     def write_artefact(self, folder: Path) -> dict[str, Any]:
-        metrics = self.held_out_losses()
+        metrics = self.held_out_losses() | self.world_losses()
         distribution = self.context.task_distribution
         save_tensors(
             folder / SKILL_MODEL_FILE,
@@ -154,17 +180,28 @@ class SkillTraining(OfflineTraining):
             },
         )
         self._save_latents(folder)
-        model = load_skill_model(folder)
+        metrics |= self._rollouts("prior", "Skill prior roll-outs from the start", folder)
+        if distribution.own_trajectories is not None:
+            metrics |= self._rollouts("unit", "Roll-outs of skills from N(0, I) from the start", folder)
+        return metrics
+
+    def _rollouts(self, kind: Literal["prior", "unit"], title: str, folder: Path) -> dict[str, float]:
+        """Roll-outs of z from the prior, or from N(0, I) whatever the state: a picture, and what they did."""
+        model = load_skill_model(folder, views=self.context.task_distribution.views)
+
+        def choose(states: Tensor, noise: Tensor) -> Tensor:
+            return model.skill_prior(states).sample(noise) if kind == "prior" else noise
+
         rollouts = draw_rollouts(
-            lambda states, noise: model.skill_prior(states).sample(noise),
-            LowLevelPolicy(model),
+            choose,
+            LowLevelPolicy(model, choices_are_latents=kind == "unit"),
             self.config.latent_dim,
-            distribution,
+            self.context.task_distribution,
             (self.context.seed, "skills", "prior_rollout"),
-            folder / "prior_rollouts.png",
-            "Skill prior roll-outs from the start",
+            folder / f"{kind}_rollouts.png",
+            title,
         )
-        return metrics | {f"prior_rollout_{name}": value for name, value in rollouts.items()}
+        return {f"{kind}_rollout_{name}": value for name, value in rollouts.items()}
 
 
 SKILLS_STAGE = StageSpec(

@@ -152,6 +152,11 @@ class PlayedEpisode:
         return len(self.observations) - 1
 
 
+ADDED_LATER: Mapping[str, Any] = {"hashed_at_default": False}
+"""Metadata of a configuration's field that is younger than artefacts in use, and whose default is what they were made
+with: at its default it is left out of the hash, so that they are found again."""
+
+
 @dataclass(frozen=True)
 class StageSpec:
     """How the harness makes a stage."""

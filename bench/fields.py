@@ -48,6 +48,16 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + field.name, value
 
 
+def hashed_fields(config: Any) -> dict[str, Any]:
+    """``{dotted name: value}`` of what a configuration adds to a stage's hash: see ``algorithms.stage.ADDED_LATER``."""
+    left_out = {
+        field.name
+        for field in dataclasses.fields(config)
+        if not field.metadata.get("hashed_at_default", True) and getattr(config, field.name) == field.default
+    }
+    return {name: value for name, value in flatten(config) if name not in left_out}
+
+
 def leaf_types(config_class: type[Any], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """``(dotted name, annotation, docstring)`` of every field, nested dataclasses opened."""
     hints = typing.get_type_hints(config_class)

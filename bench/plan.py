@@ -15,7 +15,7 @@ from algorithms.stage import Algorithm, StageSpec
 from bench.config import Override, check_override_names, check_preset_names, resolve_config
 from bench.data_choice import choose_data
 from bench.errors import UserError, unknown_name
-from bench.fields import flatten
+from bench.fields import hashed_fields
 from bench.files import canonical_json, sha256_of_text
 from bench.lookup import DATA_STAGE, find_algorithm, find_task_distribution, needs_data, presets_of_pair, why_impossible
 from envs.core import Task, TaskDistribution
@@ -162,7 +162,7 @@ def plan_stage(
             raise ValueError(f"stage {spec.name!r} reads {name!r}, which is not an earlier stage of its algorithm")
     key = {
         "implementation": spec.implementation,
-        "config": dict(flatten(config)),
+        "config": hashed_fields(config),
         "inputs": {name: planned[name].hash for name in spec.inputs},
         # The data config holds its own seed, so that runs with different seeds learn from the same data.
         "seed": None if spec.name == DATA_STAGE else seed,

@@ -162,6 +162,9 @@ class TaskDistribution:
     draw_paths_on: Callable[[Sequence[NDArray[np.floating[Any]]], Sequence[Task], Axes], None] | None = None
     """``draw_paths_on(observations of each episode [(T, D)], tasks, axes)``: as ``draw_paths``, in a panel of a figure;
     observations may be some of an episode's, in order."""
+    own_trajectories: Callable[[], Trajectories] | None = None
+    """Some trajectories recorded in the world itself, where offline data are from other places: what was learned from
+    those can be judged on these."""
     views: Views | None = None
     """What networks see of an observation, drawn where it is needed; None: they see the observation itself."""
     draw_tasks: Callable[[Axes], None] | None = None

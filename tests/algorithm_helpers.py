@@ -112,7 +112,7 @@ def untrained_skill_model(observation_dim: int, action_dim: int, config: SkillCo
 def randomise_batch_norms(module: nn.Module) -> None:
     """Fresh statistics are 0 and 1, under which a forgotten batch norm would go unseen."""
     for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm1d):
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             assert norm.running_mean is not None
             assert norm.running_var is not None
             norm.running_mean.normal_()

@@ -27,7 +27,10 @@ from bench.lookup import find_task_distribution, needs_data, why_impossible
 from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
 from bench.store import ArtefactStore
 from envs.core import TaskDistribution, World
+from envs.image_maze.data import recorded_in
+from envs.image_maze.world import ImageMazeWorld
 from envs.kitchen.world import KitchenWorld
+from envs.maze.layout import reference_layout
 from envs.registry import task_distribution_names
 from tests.algorithm_helpers import differences
 from tests.conftest import Bench
@@ -194,7 +197,7 @@ def test_what_was_learned_plays_episodes_that_the_seed_fixes(name: str, stores: 
     assert play(1, 1) != [first]
 
 
-# -- the kitchen -------------------------------------------------------------------------------------------------
+# -- the kitchen and the image maze ------------------------------------------------------------------------------
 
 BRIEF_EPISODE = 40
 """Time limit, env_steps. Simulating 280 takes a third of a second."""
@@ -212,11 +215,24 @@ def brief_kitchen(name: str) -> TaskDistribution:
     )
 
 
-def on_the_kitchen(name: str) -> Algorithm:
-    """Skips an algorithm without a preset for the kitchen."""
+def brief_image_maze(name: str) -> TaskDistribution:
+    """The image maze with episodes cut short, and two of its training tasks."""
+    image_maze = find_task_distribution("image-maze")
+    return dataclasses.replace(
+        image_maze,
+        name=name,
+        train_tasks=image_maze.train_tasks[:2],
+        own_trajectories=partial(recorded_in, reference_layout(40), 4, seed=0),
+        make_world=partial(ImageMazeWorld, reference_layout(40), episode_env_steps=BRIEF_EPISODE),
+        episode_env_steps=BRIEF_EPISODE,
+    )
+
+
+def on(family: str, name: str) -> Algorithm:
+    """Skips an algorithm without a preset for the family."""
     algorithm = found(name)
-    if ("kitchen", "smoke") not in algorithm.presets:
-        pytest.skip(f"{name} has no preset for the kitchen")
+    if (family, "smoke") not in algorithm.presets:
+        pytest.skip(f"{name} has no preset for the family {family}")
     return algorithm
 
 
@@ -238,18 +254,35 @@ def kitchen_store(tmp_path_factory: pytest.TempPathFactory) -> ArtefactStore:
 @pytest.mark.usefixtures("registries")
 def test_smoke_run_on_a_kitchen_of_brief_episodes(name: str, kitchen_store: ArtefactStore) -> None:
     envs.registry.register_task_distribution("kitchen-brief", brief_kitchen, "for this test")
-    data = "human" if needs_data(on_the_kitchen(name)) else None  # ships with the package: nothing to simulate
+    data = "human" if needs_data(on("kitchen", name)) else None  # ships with the package: nothing to simulate
     plan = plan_run(RunRequest(name, "kitchen-brief", "smoke", 0, (0, 1), data=data))
     build(plan, kitchen_store)
     assert_run_is_sound(plan, kitchen_store)
 
 
+@pytest.fixture(scope="module")
+def image_maze_store(tmp_path_factory: pytest.TempPathFactory) -> ArtefactStore:
+    return ArtefactStore(tmp_path_factory.mktemp("image-maze"))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.usefixtures("registries")
+def test_smoke_run_on_an_image_maze_of_brief_episodes(name: str, image_maze_store: ArtefactStore) -> None:
+    on("image-maze", name)
+    envs.registry.register_task_distribution("image-maze-brief", brief_image_maze, "for this test")
+    few = (Override("data.num_trajectories", "8"), Override("data.chunk_trajectories", "8"))
+    plan = plan_run(RunRequest(name, "image-maze-brief", "smoke", 0, (0, 1), overrides=few))
+    build(plan, image_maze_store)
+    assert_run_is_sound(plan, image_maze_store)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("family", ["kitchen", "image-maze"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_smoke_run_on_the_kitchen(name: str, kitchen_store: ArtefactStore) -> None:
-    on_the_kitchen(name)
-    plan = plan_run(RunRequest(name, "kitchen", "smoke", 0, (0, 1)))
+def test_smoke_run_in_full(name: str, family: str, kitchen_store: ArtefactStore) -> None:
+    on(family, name)
+    plan = plan_run(RunRequest(name, family, "smoke", 0, (0, 1)))
     build(plan, kitchen_store)
     assert_run_is_sound(plan, kitchen_store)
 

@@ -83,6 +83,8 @@ def random_batch(copies: int = COPIES, dones: Tensor | None = None) -> Transitio
         prior=random_prior(shape),
         td_prior=random_prior(shape),
         task_embeddings=torch.randn(*shape, EMBEDDING_DIM),
+        views=torch.zeros(*shape, 0),
+        td_views=torch.zeros(*shape, 0),
     )
 
 
@@ -355,6 +357,8 @@ def test_td_target_by_hand(
         prior=Gaussian(prior.mean + 7, prior.sigma),
         td_prior=prior,
         task_embeddings=torch.zeros(1, 1, EMBEDDING_DIM),
+        views=torch.zeros(1, 1, 0),
+        td_views=torch.zeros(1, 1, 0),
     )
     noise = torch.randn(1, 1, LATENT_DIM)
     for target_values in ((2.0, 3.0), (3.0, 2.0)):

@@ -163,7 +163,7 @@ def test_low_level_policy_is_the_decoders_mean_at_the_current_state() -> None:
     model.state_sigma.copy_(torch.tensor([5.0, 4.0, 1.5, 2.0]))
     policy = LowLevelPolicy(model)
     skills = torch.randn(3, LATENT_DIM)
-    policy.begin(skills)
+    policy.begin(skills, torch.zeros(3, 4))
     for _ in range(2):
         states = torch.randn(3, 4) * 5 + 10
         torch.testing.assert_close(policy.act(states).clone(), model.decode(states, skills), rtol=1e-5, atol=1e-6)

@@ -200,6 +200,8 @@ def random_batch(dones: Tensor) -> TransitionBatch:
         prior=Gaussian(empty, empty),
         td_prior=Gaussian(empty, empty),
         task_embeddings=empty,
+        views=empty,
+        td_views=empty,
     )
 
 

@@ -195,6 +195,8 @@ def test_targets_losses_and_gradients_equal_ours() -> None:
         prior=Gaussian(empty, empty),
         td_prior=Gaussian(empty, empty),
         task_embeddings=empty,
+        views=empty,
+        td_views=empty,
     )
     coefficients = torch.tensor([[alpha]])
     targets = td_target(ours, batch, coefficients, noise[0][None], math.inf)

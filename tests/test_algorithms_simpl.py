@@ -342,7 +342,8 @@ def bandit_transitions(learner: SimplLearner, tasks: Tensor, count: int, generat
     unit = torch.cat([torch.zeros(*shape, LATENT_DIM), torch.ones(*shape, LATENT_DIM)], dim=-1)
     return learner.fields.pack(
         {"states": states, "skills": skills, "rewards": rewards, "dones": ones, "next_states": states, "prior": unit,
-         "td_rewards": rewards, "td_discounts": zeros, "td_states": states, "td_prior": unit}
+         "td_rewards": rewards, "td_discounts": zeros, "td_states": states, "td_prior": unit,
+         "views": states[..., :0], "td_views": states[..., :0]}
     )  # fmt: skip
 
 
@@ -426,7 +427,7 @@ def make_adaptation(
 ) -> ObservedAdaptation:
     context = stage_context(MAZE, inputs, seed, tasks)
     space = learned_skills(context)
-    return ObservedAdaptation(config, *load_meta_trained(context, space.latent_dim), space, context)
+    return ObservedAdaptation(config, *load_meta_trained(context, space), space, context)
 
 
 def test_every_learner_starts_as_the_meta_trained_one(inputs: dict[str, Path]) -> None:

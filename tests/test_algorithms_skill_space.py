@@ -83,7 +83,7 @@ def test_columns_are_the_mean_and_then_the_sigma() -> None:
 def test_an_action_acts_as_it_is_and_only_for_the_lanes_that_are_left() -> None:
     acting = PrimitiveActions(2)
     actions = torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
-    acting.begin(actions)
+    acting.begin(actions, torch.zeros(len(actions), OBSERVATION_DIM))
     assert torch.equal(acting.act(torch.zeros(3, 4)), actions)
     acting.drop(np.array([True, False, True]))
     assert torch.equal(acting.act(torch.zeros(2, 4)), actions[[0, 2]])

@@ -164,8 +164,9 @@ def test_the_matrix_in_the_readme_is_what_the_registries_say() -> None:
     (table,) = re.findall(r"\| algorithm \| stages \|.*?\n\|---.*?\n(.*?)\n\n", page, flags=re.DOTALL)
     shown = {}
     for line in table.splitlines():
-        name, stages, maze, kitchen, validation = (cell.strip() for cell in line.strip("|").split("|"))
-        shown[name.split("`")[1]] = (stages, maze == "yes", kitchen == "yes", set(re.findall("`(.*?)`", validation)))
+        name, stages, maze, kitchen, images, others = (cell.strip() for cell in line.strip("|").split("|"))
+        yes = (maze == "yes", kitchen == "yes", images == "yes")
+        shown[name.split("`")[1]] = (stages, *yes, set(re.findall("`(.*?)`", others)))
     worlds = [find_task_distribution(env) for env in task_distribution_names() if env != "toy-line"]
     expected = {}
     for name in algorithm_names():
@@ -177,10 +178,10 @@ def test_the_matrix_in_the_readme_is_what_the_registries_say() -> None:
             if why_impossible(algorithm, world) is None
             and set(presets_of_pair(algorithm, world)) == {"smoke", "quick", "paper"}
         }  # fmt: skip
-        mazes = {world.name for world in worlds if world.family == "maze"}
-        assert mazes <= fits or not mazes & fits
+        families = [{w.name for w in worlds if w.family == family} for family in ("maze", "kitchen", "image-maze")]
+        assert all(family <= fits or not family & fits for family in families)
         stages = " → ".join(stage.name for stage in algorithm.stages)
-        expected[name] = (stages, mazes <= fits, "kitchen" in fits, fits - mazes - {"kitchen"})
+        expected[name] = (stages, *(family <= fits for family in families), fits.difference(*families))
     assert shown == expected
 
 
