@@ -25,7 +25,7 @@ help:
 	@echo "make test       run the tests (minutes); make test-slow runs the slow ones"
 	@echo "make test-slurm runs the tests on a real Slurm of four nodes on this machine, installing Slurm where it is missing"
 	@echo "make test-browser  runs the tests of the report in headless Chromium, installing it where it is missing"
-	@echo "make benchmark  measures speed on maze and kitchen, a sweep, statistics, figures and updates (on a quiet machine)"
+	@echo "make benchmark  measures speed on the worlds, a sweep, statistics, figures and updates (on a quiet machine)"
 	@echo "make lint       check style and types; make format applies the style"
 	@echo "make install    make $(VENV) once; PYTHON=... chooses the interpreter"
 
@@ -62,6 +62,7 @@ test-browser: install
 
 benchmark: install
 	$(BIN)/python -m tests.benchmarks.maze
+	$(BIN)/python -m tests.benchmarks.image_maze
 	$(BIN)/python -m tests.benchmarks.kitchen
 	$(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.statistics

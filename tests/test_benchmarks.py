@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
-from tests.benchmarks import kitchen, maze, reporting, sweep
+from tests.benchmarks import image_maze, kitchen, maze, reporting, sweep
 
 
 def test_benchmarks_are_there() -> None:
     assert callable(maze.stepping) and callable(maze.data)
+    assert callable(image_maze.views) and callable(image_maze.data)
     assert callable(sweep.sweep) and len(sweep.ALGORITHM.stages) == 200
     assert callable(reporting.whole) and callable(reporting.parts)
     assert callable(kitchen.stepping) and callable(kitchen.shares)

@@ -23,6 +23,7 @@ from tests.conftest import ROOT, Bench
 
 PAGES = ("README.md", "CONTRIBUTING.md")
 MAZE_PAGE = "envs/maze/README.md"
+IMAGE_MAZE_PAGE = "envs/image_maze/README.md"
 KITCHEN_PAGE = "envs/kitchen/README.md"
 DATA_PAGE = "envs/kitchen/DATA.md"
 ALGORITHMS_PAGE = "algorithms/README.md"
@@ -205,7 +206,7 @@ def test_the_data_pages_commands_work_on_a_file_in_d4rls_layout(
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (*PAGES, MAZE_PAGE, KITCHEN_PAGE, DATA_PAGE, ALGORITHMS_PAGE, *VALIDATION_PAGES):
+    for page in (*PAGES, MAZE_PAGE, IMAGE_MAZE_PAGE, KITCHEN_PAGE, DATA_PAGE, ALGORITHMS_PAGE, *VALIDATION_PAGES):
         for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
             assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 
@@ -215,6 +216,17 @@ def test_the_maze_pages_code_draws_its_picture(tmp_path: Path, monkeypatch: pyte
     (code,) = blocks(MAZE_PAGE, "python")
     exec(compile(code, MAZE_PAGE, "exec"), {})
     assert (tmp_path / "maze_tasks.png").stat().st_size > 10_000
+
+
+def test_the_image_maze_pages_code_draws_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawing, picture = blocks(IMAGE_MAZE_PAGE, "python")
+    exec(compile(drawing, IMAGE_MAZE_PAGE, "exec"), {})
+    assert f"# {capsys.readouterr().out.strip()}" in drawing
+    exec(compile(picture, IMAGE_MAZE_PAGE, "exec"), {})
+    assert (tmp_path / "image_maze_tasks.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
