@@ -8,6 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
+from algorithms.files import load_tensors, save_tensors
+from algorithms.stage import StageContext
+from bench.data_stage import data_stage_spec
+from envs.registry import task_distribution
 from envs.trajectories import Trajectories
 from tests.conftest import Bench
 
@@ -97,3 +101,22 @@ def test_files_that_are_no_data_are_refused(tmp_path: Path, bench: Bench) -> Non
         assert refused.code == 2
         assert refused.err.count("\n") == 1
         assert str(path) in refused.err
+
+
+def test_the_places_of_episodes_survive_a_checkpoint(tmp_path: Path) -> None:
+    """A data stage that is interrupted between chunks writes what one in one go writes, scenes and all."""
+    world = task_distribution("image-maze")
+    context = StageContext(task_distribution=world, target_tasks=(), seed=0, inputs={})
+    spec = data_stage_spec(world)
+    config = spec.config_class(num_trajectories=4, chunk_trajectories=2)
+    stages = [spec.factory(config, context) for _ in range(2)]
+    stages[0].advance()
+    save_tensors(tmp_path / "state.pt", stages[0].state_dict())
+    stages[1].load_state_dict(load_tensors(tmp_path / "state.pt"))
+    for stage in stages:
+        stage.advance()
+        assert stage.finished
+    checksums = [stage.write_artefact(tmp_path)["checksum"] for stage in stages]
+    assert checksums[0] == checksums[1]
+    scenes = Trajectories.load_hdf5(tmp_path / "trajectories.hdf5").scenes
+    assert scenes is not None and scenes.shape == (4, 22, 22)
