@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -16,11 +17,19 @@ from numpy.typing import NDArray
 from envs.core import Task
 from envs.image_maze.data import IMAGE_MAZE_DATA_PRESETS, ImageMazeDataConfig, ImageMazeDataSource, recorded_in
 from envs.image_maze.single import ImageMazeEnv
-from envs.image_maze.tasks import draw_goals_apart, draw_task_distributions, goals_of
+from envs.image_maze.tasks import (
+    CONTACT_TOLERANCE,
+    describe_paths,
+    draw_goals_apart,
+    draw_task_distributions,
+    goals_of,
+    touches_wall,
+)
 from envs.image_maze.views import MazeViews
 from envs.image_maze.world import START_POSITION, ImageMazeWorld
 from envs.maze.data import MazeDataConfig
 from envs.maze.layout import free_space_is_connected, reference_layout
+from envs.maze.physics import full_model
 from envs.maze.planner import path_length_map
 from envs.maze.world import MazeWorld
 from envs.registry import task_distribution
@@ -170,6 +179,41 @@ def test_trajectories_in_the_worlds_own_maze() -> None:
     assert recorded.checksum() == recorded_in(LAYOUT, 3, seed=0, config=MazeDataConfig(max_env_steps=60)).checksum()
     assert recorded.observations[:, :2].max() > 20.0, "larger than the mazes of the data"
     MazeViews(LAYOUT).draw(recorded.observations)
+
+
+def test_wall_contact_is_mujocos() -> None:
+    """With margins of half the tolerance each, MuJoCo reports a contact where the particle is that close to a box."""
+    model = full_model(LAYOUT)
+    model.geom_margin[:] = CONTACT_TOLERANCE / 2
+    data = mujoco.MjData(model)
+    rng = np.random.default_rng(0)
+    cells = LAYOUT.free_cells[rng.integers(len(LAYOUT.free_cells), size=400)]
+    # Half of them about as far from a wall, on one axis, as the particle's radius.
+    offsets = rng.uniform(-0.4, 0.4, (400, 2))
+    offsets[::2, 0] = rng.choice([-1.0, 1.0], 200) * rng.uniform(0.38, 0.4, 200)
+    positions = cells - 0.2 + offsets
+    contacts = []
+    for position in positions:
+        data.qpos[:] = position
+        mujoco.mj_forward(model, data)
+        contacts.append(data.ncon > 0)
+    np.testing.assert_array_equal(touches_wall(LAYOUT, positions), contacts)
+    assert 20 < sum(contacts) < 200
+
+
+def test_what_episodes_did_is_counted() -> None:
+    """One touches a wall on half of its way through three cells, one rests in the middle of its cell."""
+    across = np.zeros((40, 7))
+    across[:, 0], across[:, 1] = np.linspace(9.0, 11.0, 40) - 0.2, 23.8
+    at_wall = across.copy()
+    assert LAYOUT.is_free(9, 24) and LAYOUT.is_free(10, 24) and LAYOUT.is_free(11, 24)
+    wall_x = next(x for x in range(11, 42) if not LAYOUT.is_free(x, 24))
+    at_wall[20:, 0] = wall_x - 0.2 - 0.5 - 0.1
+    still = np.repeat(across[20:21], 40, axis=0)
+    described = describe_paths(LAYOUT, [at_wall, still])
+    assert described["wall_contact_rate"] == 20 / 80
+    assert described == task_distribution("image-maze").describe_episodes([at_wall, still])  # type: ignore[misc]
+    assert describe_paths(LAYOUT, [across, still]) == {"wall_contact_rate": 0.0, "cells_visited": 2.0}
 
 
 @pytest.mark.parametrize("name", NAMES)
