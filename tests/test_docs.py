@@ -18,6 +18,8 @@ from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair
 from bench.results import write_summary
 from bench.statistics.coverage import RUN_CORRELATIONS, stated_coverage
 from envs.kitchen.readers import human_trajectories
+from envs.maze.layout import reference_layout
+from envs.maze.planner import path_length_map
 from envs.registry import task_distribution_names
 from tests.conftest import ROOT, Bench
 
@@ -216,6 +218,19 @@ def test_the_maze_pages_code_draws_its_picture(tmp_path: Path, monkeypatch: pyte
     (code,) = blocks(MAZE_PAGE, "python")
     exec(compile(code, MAZE_PAGE, "exec"), {})
     assert (tmp_path / "maze_tasks.png").stat().st_size > 10_000
+
+
+def test_trained_policies_take_as_long_for_a_cell_as_the_image_mazes_page_says() -> None:
+    """Of the shipped runs on the maze that were trained for 100 episodes, successes on goals at least 15 cells away."""
+    maze = find_task_distribution("maze")
+    runs = [ROOT / "results/runs" / f"{algo}-maze-quick-s{seed}" for algo in ("simpl", "spirl") for seed in range(3)]
+    rows = pd.concat([pd.read_parquet(run / "episodes.parquet") for run in runs])
+    rows = rows[(rows["phase"] == "adapt") & rows["success"] & (rows["episode"] >= 100)]
+    paths = path_length_map(reference_layout(20), (10, 10))
+    cells = rows["task"].map({i: paths[tuple(task.spec["goal"])] for i, task in enumerate(maze.target_tasks)})
+    each = rows["length"][cells >= 15].mean() / cells[cells >= 15].mean()
+    assert f"take {each:.0f} env_steps for each cell" in (ROOT / IMAGE_MAZE_PAGE).read_text()
+    assert f"so 710 are {710 / each:.0f} cells" in (ROOT / IMAGE_MAZE_PAGE).read_text()
 
 
 def test_the_image_maze_pages_code_draws_what_it_says(

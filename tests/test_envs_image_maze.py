@@ -227,7 +227,8 @@ def test_goals_are_drawn_by_path_length_and_none_is_shared(name: str) -> None:
     apart = np.linalg.norm(together[:, None] - together[None], axis=2)[~np.eye(30, dtype=bool)]
     assert apart.min() > 2.0, "no place solves two tasks"
     if name == "image-maze":
-        assert min(distances) >= 24.0 and max(distances) <= 34.0
+        assert min(distances) >= 12.0 and max(distances) <= 25.0
+        assert 18.0 < np.mean(distances[20:]) < 20.0, "710 env_steps, at 39 for a cell"
     else:
         assert min(distances) < 15.0 and max(distances) > 45.0, "across the whole maze"
 
@@ -235,7 +236,7 @@ def test_goals_are_drawn_by_path_length_and_none_is_shared(name: str) -> None:
 def test_goals_are_where_they_were() -> None:
     """Results depend on them: a digest of the lists, recorded when they were drawn first."""
     text = ";".join(str(goals_of(name)) for name in NAMES)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "1631aac083657855"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "5232de5a30bdccfc"
 
 
 def test_goals_that_cannot_be_had_are_refused() -> None:

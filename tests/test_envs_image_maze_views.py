@@ -186,6 +186,31 @@ def test_the_older_frame_is_blank_after_a_reset() -> None:
     np.testing.assert_array_equal(views[:, :3], with_previous[:, :3])
 
 
+def test_a_line_between_cells_may_lie_just_below_the_camera() -> None:
+    """Positions on lines, and the next numbers on either side, look as those a thousandth beside them do."""
+    layout = LAYOUTS["40x40"]
+    rng = np.random.default_rng(0)
+    rows = random_rows(layout, 6000)
+    cells = np.rint(rows[:, :2] + 0.2)
+    free = ~layout.walls
+    for axis in (0, 1):
+        beside = cells.astype(int)
+        beside[:, axis] += 1
+        on_line = free[tuple(beside.T)] & (rng.random(6000) < 0.9)
+        line = (cells[:, axis] + np.float32(0.3)).astype(np.float32)
+        shift = rng.integers(-1, 2, 6000)
+        line = np.where(shift == 0, line, np.nextafter(line, np.where(shift > 0, np.inf, -np.inf).astype(np.float32)))
+        rows[:, axis] = np.where(on_line, line, rows[:, axis])
+    corners = cells.astype(int)
+    rows = rows[free[corners[:, 0] + 1, corners[:, 1] + 1]]
+    beside = rows.copy()
+    beside[:, :2] += 0.001
+    with np.errstate(all="raise"):
+        error = np.abs(newest(layout, rows) - newest(layout, beside))
+    assert len(rows) > 3000
+    assert error.max() < 0.03
+
+
 def test_a_row_looks_the_same_in_any_batch() -> None:
     layout = LAYOUTS["40x40"]
     views, rows = MazeViews(layout), random_rows(layout, 150)

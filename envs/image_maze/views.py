@@ -226,8 +226,9 @@ def _add_triangles(wall: NDArray[np.float32], triangles: _Triangles, edges: NDAr
     size = high - low
     pixel = np.floor(low)
     bounds = pixel + np.arange(3.0)[:, None, None]  # (3, 2, K)
-    # Coordinates in the rectangle, 0 at the corner next to the image's centre, 1 at the far one.
-    inside = np.clip((bounds - low) / size, 0.0, 1.0)
+    # Coordinates in the rectangle, 0 at the corner next to the image's centre, 1 at the far one. A line just below the
+    # camera has no width.
+    inside = np.clip((bounds - low) / np.maximum(size, 1e-9), 0.0, 1.0)
     inside = np.where(low < PIXELS / 2, 1.0 - inside, inside)
     across, along = inside[:, None, 0], inside[None, :, 1]
     least = np.minimum(across, along)
