@@ -274,7 +274,7 @@ def test_the_kitchens_orders_are_drawn_task_by_task(shipped: ReportInputs) -> No
     assert {text.get_text() for text in axes.texts} == {"training tasks (23)", "target tasks (10)"}
 
 
-def run_with_paths(folder: Path, exported: bool) -> dict[tuple[int, int], np.ndarray]:
+def run_with_paths(folder: Path, exported: bool, seed: int = 0) -> dict[tuple[int, int], np.ndarray]:
     """A run on the maze that kept paths of two target tasks in episodes 0 and 20, and a latent space."""
     rng = np.random.default_rng(0)
     kept = {(task, at): rng.uniform(1, 20, (5 + task, 4)).astype(np.float32) for task in (0, 3) for at in (0, 20)}
@@ -282,7 +282,7 @@ def run_with_paths(folder: Path, exported: bool) -> dict[tuple[int, int], np.nda
         {"name": "adapt", "seconds": 1.0, "artefact": "adapt-1"},
         {"name": "fit", "seconds": 1.0, "artefact": "f"},
     ]
-    write_run(folder / "run", [0.0, 1.0], episodes=30, env="maze", stages=stages)
+    write_run(folder / "run", [0.0, 1.0], episodes=30, env="maze", stages=stages, seed=seed)
     rows = pd.read_parquet(folder / "run" / "episodes.parquet").assign(stage="adapt")
     rows.to_parquet(folder / "run" / "episodes.parquet")
     names = {"adapt": folder / "run" / "paths-adapt.npz", "fit": folder / "run" / "latents-fit.npz"}
@@ -312,6 +312,15 @@ def test_paths_are_drawn_as_they_were_kept(tmp_path: Path, exported: bool) -> No
     assert "a: seed 0" in figure.caption and "episodes 0, 20 on target tasks of maze" in figure.caption
 
 
+def test_of_several_seeds_the_first_that_kept_something_is_shown(tmp_path: Path) -> None:
+    run_with_paths(tmp_path, exported=True, seed=1)
+    write_run(tmp_path / "older", [0.5, 0.5], env="maze", seed=0)
+    inputs = load_inputs([tmp_path])
+    assert {run.label for run in inputs.runs} == {"a"} and len(inputs.runs) == 2
+    (paths,), (latents,) = path_figures(inputs).items, latent_figures(inputs).items
+    assert "a: seed 1" in paths.caption and "seed 1" in latents.caption
+
+
 def test_a_latent_space_is_seen_from_where_it_is_widest(tmp_path: Path) -> None:
     run_with_paths(tmp_path, exported=True)
     (figure,) = latent_figures(load_inputs([tmp_path])).items
@@ -323,16 +332,18 @@ def test_a_latent_space_is_seen_from_where_it_is_widest(tmp_path: Path) -> None:
     assert figure.alt.endswith("Largest correlation of an axis with colour: 1.00.")
 
 
-def test_runs_that_kept_nothing_and_damaged_files_are_named(tmp_path: Path, shipped: ReportInputs) -> None:
-    assert any("no run has kept any" in line for line in path_figures(shipped).missing)
-    assert latent_figures(shipped).missing
+def test_runs_that_kept_nothing_and_damaged_files_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "empty" / "run", [0.5], env="maze")
+    nothing = load_inputs([tmp_path / "empty"])
+    assert any("no run has kept any" in line for line in path_figures(nothing).missing)
+    assert latent_figures(nothing).missing
     run_with_paths(tmp_path, exported=True)
     file = tmp_path / "run" / "paths-adapt.npz"
     whole = file.read_bytes()
     for damaged in (whole[:-50], b"not one of ours"):
         file.write_bytes(damaged)
         with pytest.raises(StorageError, match=r"paths-adapt.npz cannot be read"):
-            path_figures(load_inputs([tmp_path]))
+            path_figures(load_inputs([tmp_path / "run"]))
 
 
 def test_runs_that_end_with_meta_training_make_figure_8(tmp_path: Path) -> None:

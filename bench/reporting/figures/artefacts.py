@@ -1,7 +1,7 @@
 """What single runs show: paths of episodes (the paper's figures 5 and 9) and learned latent spaces.
 
 Drawn from small files that stages leave in their artefacts (``algorithms.stage``), so no weights are needed. Of each
-algorithm it is the run with the lowest seed.
+algorithm it is the run with the lowest seed of those that have such files.
 """
 
 from __future__ import annotations
@@ -72,16 +72,23 @@ def path_figures(inputs: ReportInputs) -> Made[ReportFigure]:
 
 
 def stage_paths(inputs: ReportInputs, env: str, preset: str, phases: Sequence[str]) -> list[StagePaths]:
-    """Of each algorithm, in the order of legends: what its first run's stage with these phases has kept."""
-    found = []
+    """Of each algorithm, in the order of legends: paths of the stage with these phases, of its first run with any."""
     runs = [run for run in inputs.runs if (run.env, run.preset) == (env, preset)]
-    for label in in_order([run.label for run in runs]):
-        run = min((run for run in runs if run.label == label), key=lambda run: run.seed)
-        for stage in run.record.get("stages", ()):
-            file = run.stage_file(stage, PATHS_FILE)
-            if file is not None and _has_phase(run, str(stage["name"]), phases):
-                found.append(StagePaths(label, run.seed, read_paths(file)))
-    return found
+    found: dict[str, StagePaths] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        file = None if run.label in found else _paths_file(run, phases)
+        if file is not None:
+            found[run.label] = StagePaths(run.label, run.seed, read_paths(file))
+    return [found[label] for label in in_order(list(found))]
+
+
+def _paths_file(run: LoadedRun, phases: Sequence[str]) -> Path | None:
+    files = (
+        run.stage_file(stage, PATHS_FILE)
+        for stage in run.record.get("stages", ())
+        if _has_phase(run, str(stage["name"]), phases)
+    )
+    return next((file for file in files if file is not None), None)
 
 
 def _has_phase(run: LoadedRun, stage: str, phases: Sequence[str]) -> bool:
@@ -161,13 +168,13 @@ def latent_figures(inputs: ReportInputs) -> Made[ReportFigure]:
     """A figure for each latent space that a run's stage has learned; stages that runs share once."""
     figures: list[ReportFigure] = []
     seen: set[str] = set()
-    firsts = {(run.label, run.env, run.preset): run for run in sorted(inputs.runs, key=lambda run: -run.seed)}
-    for key in sorted(firsts):
-        run = firsts[key]
+    drawn: set[tuple[str, ...]] = set()
+    for run in sorted(inputs.runs, key=lambda run: (run.label, run.env, run.preset, run.seed)):
         for stage in run.record.get("stages", ()):
-            file = run.stage_file(stage, LATENTS_FILE)
-            if file is not None and stage["artefact"] not in seen:
+            file, key = run.stage_file(stage, LATENTS_FILE), (run.label, run.env, run.preset, str(stage["name"]))
+            if file is not None and stage["artefact"] not in seen and key not in drawn:
                 seen.add(stage["artefact"])
+                drawn.add(key)
                 figures.append(_latent_figure(run, str(stage["name"]), file))
     missing = () if figures else (f"latent spaces: no run has kept any ({LATENTS_FILE}; older runs have none)",)
     return Made(tuple(figures), missing)
