@@ -21,6 +21,8 @@ Differences from paper and released code (``paper`` keeps the released values; e
   transitions into critics' batches and contexts; ``n_step``; ``clip_targets``; ``zero_initial_values``;
   ``standardise_states``; ``bf16``; ``replay_exploration``.
 - The residual policy starts exactly at the prior (last layer zero); the released code leaves that open.
+- Where there are views (image maze), the policy sees the state and the skill model's frozen features of the view,
+  critics and task encoder the state alone. Appendix C does not say what sees images; no code of it was released.
 - Prior parameters are stored with transitions, all tasks go through the networks in one pass, and the encoder
   folds projections: the same function, cheaper.
 

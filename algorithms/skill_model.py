@@ -13,6 +13,9 @@ Differences from paper and released code
   the paper's formula (equal up to a constant in expectation, with less variance).
 - Every loss is a mean over all its axes, as in the released code: ``kl_weight`` means nothing with sums.
 - States are standardised by the data's mean and deviation where ``standardise_states`` is on (off in ``paper``).
+- Images: one convolutional encoder, where SPiRL's code gives the prior one of its own beside that of encoder and
+  decoder; ``frame_difference_gain`` (off in ``paper``).
+- ``prior=flow``, which neither has; ``flow_prior.py`` says what a policy then chooses.
 
 What the networks see of an observation
 - the state, standardised; or, where the world has views, only what one convolutional encoder (``view_encoder.py``)
@@ -20,7 +23,6 @@ What the networks see of an observation
   The prior's loss takes the sample z as given, there too.
 - ``see`` draws views from the rows that stand for them and appends their features to the row. A state, to all else
   here, is then a row with its features, D + F columns: whoever keeps one need not draw or convolve again.
-- SPiRL's code gives the prior a convolutional encoder of its own beside the one that encoder and decoder share.
 
 Axes: B batch, K env_steps of a skill, D observation feature, F feature of a view, Z latent dimension.
 """

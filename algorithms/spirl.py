@@ -10,6 +10,8 @@ Stages: data -> skills -> adapt. The high-level policy starts at the skill prior
 Differences from paper and released code
 - The policy is the residual policy of SiMPL (E.1.3), as in the released SiMPL code, not SPiRL's copy of the prior.
 - alpha starts at 0.05 on the maze and at 1 on the kitchen (released) where the paper says 0.01.
+- Where there are views (image maze), critics see the state, as in SPiRL; the policy sees the state and the skill
+  model's frozen features of the view, where SPiRL's policy sees the view alone, by convolutions of its own.
 - Target tasks are learned side by side in one stack of independent learners (see ``adaptation.py``).
 - Departures, all off in ``paper``, each a named field: ``n_step``, ``rewarded_fraction``, ``clip_targets``,
   ``updates_per_episode``, ``zero_initial_values``, ``standardise_states``, ``bf16``.

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder, FoldedConvEncoder, scaled_pixels
+from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder, FoldedConvEncoder, on_pixels
 from tests.algorithm_helpers import randomise_batch_norms
 
 Array = NDArray[np.float64]
@@ -59,7 +59,8 @@ def test_features_equal_convolutions_in_numpy() -> None:
     """8, 16 and 32 channels of 4x4 kernels at stride 2; batch norm on the inner two; pixels from -1 to 1."""
     encoder, views = make_encoder(), random_views(3)
     assert [tuple(c.weight.shape) for c in encoder.convolutions] == [(8, 6, 4, 4), (16, 8, 4, 4), (32, 16, 4, 4)]  # type: ignore[union-attr, operator, arg-type]
-    hidden = leaky(convolve(array(views) / 127.5 - 1, encoder.convolutions[0], 2, 1))
+    pixels = np.pad(array(views), ((0, 0), (0, 0), (1, 1), (1, 1))) / 127.5 - 1  # black beyond the edge
+    hidden = leaky(convolve(pixels, encoder.convolutions[0], 2, 0))
     for convolution, norm in zip(list(encoder.convolutions)[1:], encoder.norms, strict=True):
         hidden = leaky(normalise(convolve(hidden, convolution, 2, 1), norm))
     expected = convolve(hidden, encoder.head, 1, 0)[:, :, 0, 0]
@@ -70,12 +71,14 @@ def test_features_equal_convolutions_in_numpy() -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_an_older_frame_may_be_given_as_its_difference_from_the_newest(frames: int) -> None:
-    views = random_views(4, 3 * frames)
-    pixels, plain = array(scaled_pixels(views, 5.0)), array(views) / 127.5 - 1
-    np.testing.assert_allclose(pixels[:, :3], plain[:, :3], rtol=1e-5, atol=1e-6)
-    for first in range(3, 3 * frames, 3):
-        expected = 5 * (plain[:, :3] - plain[:, first : first + 3])
-        np.testing.assert_allclose(pixels[:, first : first + 3], expected, rtol=1e-5, atol=1e-5)
+    encoder, views = make_encoder(3 * frames), random_views(4, 3 * frames)
+    pixels = np.pad(array(views), ((0, 0), (0, 0), (1, 1), (1, 1))) / 127.5 - 1
+    given = [pixels[:, :3], *(5 * (pixels[:, :3] - pixels[:, 3 * k : 3 * k + 3]) for k in range(1, frames))]
+    expected = convolve(np.concatenate(given, axis=1), encoder.convolutions[0], 2, 0)
+    first = encoder.convolutions[0]
+    weight, bias = on_pixels(first.weight, first.bias, 5.0)  # type: ignore[arg-type]
+    shown = nn.functional.conv2d(views.float(), weight, bias, 2, 1)
+    np.testing.assert_allclose(array(shown), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_gain_of_differences_acts_in_both_forms() -> None:

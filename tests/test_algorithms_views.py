@@ -35,7 +35,7 @@ from algorithms.rollout import EpisodeKey, EpisodeNoise, LowLevelPolicy, SkillEp
 from algorithms.skill_model import SkillConfig, SkillModel, load_skill_model, skill_losses
 from algorithms.skill_space import learned_skills
 from algorithms.skills import CropSampler, SkillTraining
-from algorithms.stage import StageContext
+from algorithms.stage import PlayRequest, StageContext
 from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder
 from bench.lookup import why_impossible
 from envs.core import Task, TaskDistribution
@@ -417,6 +417,11 @@ def test_spirl_learns_target_tasks_and_resumes_bit_for_bit(tmp_path: Path) -> No
     resumed = advance_to_end(stages[2])
     assert resumed == rows[-len(resumed) :]
     assert differences(stages[0].finished_learners, stages[2].finished_learners) == []  # type: ignore[attr-defined]
+
+    stages[0].write_artefact(tmp_path)
+    assert spec.play is not None
+    (played,) = spec.play(config, stages[0].context, PlayRequest(tmp_path, task=1, episodes=1, seed=0))  # type: ignore[attr-defined]
+    assert played.observations.shape == (played.length + 1, ROW_DIM)
 
 
 def test_mtrl_hands_on_what_the_policy_saw(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import json
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algorithms.stage import ADDED_LATER
 from bench.config import Override
 from bench.errors import UserError
 from bench.files import canonical_json, sha256_of_text
@@ -16,6 +19,7 @@ from bench.plan import RunPlan, RunRequest, plan_run, plan_stage
 from envs.core import Task, TaskDistribution
 from tests.toy import ADAPT, FIT, TOY_LINE, AdaptConfig, FitConfig
 
+ROOT = Path(__file__).parent.parent
 REQUEST = RunRequest("toy", "toy-line", "smoke")
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
@@ -77,6 +81,38 @@ def test_every_field_is_part_of_the_hash(field: str) -> None:
     before = plan_stage(FIT, config, 0, TOY_LINE, (0,), planned)
     after = plan_stage(FIT, replace(config, **{field: other}), 0, TOY_LINE, (0,), planned)
     assert before.hash != after.hash
+
+
+@dataclass(frozen=True)
+class OlderConfig:
+    """As it was when artefacts were made with it."""
+
+    updates: int = 10
+
+
+@dataclass(frozen=True)
+class YoungerConfig(OlderConfig):
+    """With a field more, which is off by default."""
+
+    twist: float = field(default=0.0, metadata=ADDED_LATER)
+
+
+def test_a_field_added_later_is_part_of_the_hash_but_at_its_default() -> None:
+    planned = {"data": plan_run(REQUEST).stages[0]}
+    older, same, twisted, longer = (
+        plan_stage(FIT, config, 0, TOY_LINE, (0,), planned).hash
+        for config in (OlderConfig(), YoungerConfig(), YoungerConfig(twist=1.0), YoungerConfig(updates=11))
+    )
+    assert older == same
+    assert len({older, twisted, longer}) == 3
+
+
+@pytest.mark.parametrize("env", ["maze", "kitchen"])
+def test_skills_of_shipped_runs_are_still_found(env: str) -> None:
+    shipped = json.loads((ROOT / "results" / "runs" / f"spirl-{env}-quick-s0" / "run.json").read_text())
+    (skills,) = (stage for stage in shipped["stages"] if stage["name"] == "skills")
+    planned = next(s for s in plan_run(RunRequest("spirl", env, "quick")).stages if s.spec.name == "skills")
+    assert planned.key["config"] == skills["manifest"]["key"]["config"]
 
 
 @pytest.mark.parametrize(

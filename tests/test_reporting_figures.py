@@ -364,6 +364,29 @@ def test_runs_that_end_with_meta_training_make_figure_8(tmp_path: Path) -> None:
     assert "maze-medium (simpl, bc+maml, pearl, bc+pearl)" in figure.caption.partition("Not run yet: ")[2]
 
 
+def test_runs_on_the_image_maze_make_figure_11(tmp_path: Path) -> None:
+    """(a, b) its tasks on the map, (c) the two algorithms; beside them, what a flow as skill prior changes."""
+    for algo, score in (("simpl", 0.75), ("spirl", 0.25)):
+        write_run(tmp_path / algo, [score] * 10, algo=algo, env="image-maze")
+        flow = {"overrides": {"skills.prior": "flow"}}
+        write_run(tmp_path / f"{algo}-full", [score / 5] * 10, algo=algo, env="image-maze-full", **flow)
+    inputs = load_inputs([tmp_path])
+    figure = figure_named(study_figures(inputs), "figure11-quick")
+    (axes,) = figure.draw().axes
+    for algo, score in (("simpl", 0.75), ("spirl", 0.25)):
+        np.testing.assert_allclose(points(line(axes, algo))[:, 1], score)
+    assert "Not run yet" not in figure.caption
+    maps = figure_named(task_figures(inputs), "tasks-image-maze").draw().axes
+    assert [panel.get_title().split("\n")[0] for panel in maps if panel.get_title()] == [
+        "image-maze",
+        "image-maze-full",
+    ]
+    full = figure_named(study_figures(inputs), "image-maze-full-quick")
+    labels = [str(drawn.get_label()) for drawn in full.draw().axes[0].lines]
+    assert [label.split(" (")[0] for label in labels] == [f"{a} --skills.prior flow" for a in ("simpl", "spirl")]
+    assert full.caption.partition("Not run yet: ")[2].startswith("image-maze-full (simpl, spirl)")
+
+
 def test_an_algorithm_that_goes_on_for_far_longer_is_drawn_as_the_level_it_ends_at(tmp_path: Path) -> None:
     """As the paper's Figure 8 has it: the shorter curves are what the axis shows."""
     for algo, episodes, score in (("simpl", 20, 0.5), ("pearl", 40, 0.25), ("bc+maml", 90, 0.75)):
