@@ -38,7 +38,7 @@ SKILL_PRESETS: dict[tuple[str, str], Values] = {
     ("image-maze", "paper"): {},
     ("image-maze", "quick"): {
         "skills.passes": 800,
-        "skills.batch_size": 64,  # 640 views an update, most of its time; 24,000 updates are 20 minutes of a core
+        "skills.batch_size": 64,  # 640 views an update: 67 ms on a busy core, so 24,000 are 27 minutes
         "skills.frame_difference_gain": 4.0,
         "skills.standardise_states": True,  # the networks see views; critics and task encoder take this scale over
         "skills.final_learning_rate_fraction": 0.1,
