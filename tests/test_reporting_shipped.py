@@ -46,7 +46,7 @@ def test_the_shipped_tables_are_those_of_the_rows(fresh: dict[str, ReportTable])
                 if value is None or value == "":
                     assert pd.isna(kept), f"{name}, {column.label}: {REMEDY}"
                 elif column.numeric:
-                    assert kept == pytest.approx(value, abs=1e-9), f"{name}, {column.label}: {REMEDY}"
+                    assert kept == pytest.approx(value, rel=1e-14, abs=1e-9), f"{name}, {column.label}: {REMEDY}"
                 else:
                     assert str(kept) == str(value), f"{name}, {column.label}: {REMEDY}"
 
