@@ -149,14 +149,16 @@ def _release_failed_launches(sweep: str, states: dict[str, JobState], releases: 
     for job_id in held:
         if releases[job_id] == _MAX_RELEASES:
             raise UserError(f"job {job_id} of {sweep} was released {_MAX_RELEASES} times, and its launch failed again")
+        releases[job_id] += 1
         try:
             release_jobs([job_id])
         except SlurmError as error:
-            raise UserError(
-                f"job {job_id} of {sweep} is held since its launch failed, and cannot be released ({error}); "
-                "running bench sweep again submits it anew"
-            ) from error
-        releases[job_id] += 1
+            # A controller that is just starting again does not answer either: only the last try tells.
+            if releases[job_id] == _MAX_RELEASES:
+                raise UserError(
+                    f"job {job_id} of {sweep} is held since its launch failed, and cannot be released ({error}); "
+                    "running bench sweep again submits it anew"
+                ) from error
     return bool(held)
 
 

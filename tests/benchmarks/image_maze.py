@@ -8,17 +8,13 @@ each row of observations has two.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.timing import time_of
 from envs.image_maze.views import FRAMES
 from envs.registry import task_distribution
-from envs.trajectories import Trajectories
-from tests.benchmarks.measures import run_benchmarks
+from tests.benchmarks.measures import run_benchmarks, time_offline_data
 
 BATCHES = (10, 128, 1280)
 """Rows drawn at once: what acting draws, and what training does."""
@@ -48,26 +44,8 @@ def views() -> None:
 
 
 def data() -> None:
-    """Seconds to build and write the offline data of preset ``paper``, and the size of its file."""
-    distribution = task_distribution("image-maze")
-    source = distribution.data_source
-    assert source is not None
-    config = source.config_class(**distribution.data_presets["paper"])
-
-    def work() -> None:
-        chunks = [source.build_chunk(config, index, 1) for index in range(source.num_chunks(config))]
-        trajectories = Trajectories.concatenate(chunks)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trajectories.hdf5"
-            trajectories.save_hdf5(path)
-            size = path.stat().st_size / 1e6
-        mean = trajectories.lengths.mean()
-        print(
-            f"  {len(trajectories.episode_ends):,} trajectories of {mean:.0f} env_steps, "
-            f"{len(trajectories.observations):,} transitions, {size:.0f} MB"
-        )
-
-    print(f"offline data, paper: {time_of(work, 1).duration()} on one thread")
+    """Seconds to build and write the offline data of preset ``paper``."""
+    time_offline_data(task_distribution("image-maze"))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,10 @@ Run it on a quiet machine. Figures are medians; the first repetition only warms 
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from algorithms.skill_model import SkillConfig
-from bench.timing import time_of
 from envs.core import Task
 from envs.registry import task_distribution
-from tests.benchmarks.measures import ClosedLoop, print_stepping, run_benchmarks
+from tests.benchmarks.measures import ClosedLoop, print_stepping, run_benchmarks, time_offline_data
 
 LANES = (40, 256)
 UNREACHABLE = Task("far", {"goal": [1, 1]})
@@ -29,20 +25,7 @@ def stepping() -> None:
 
 def data() -> None:
     """Seconds to build and write the offline data of preset ``paper``."""
-    distribution = task_distribution("maze")
-    source = distribution.data_source
-    assert source is not None
-    config = source.config_class(**distribution.data_presets["paper"])
-    from envs.trajectories import Trajectories
-
-    def work() -> None:
-        chunks = [source.build_chunk(config, index, 1) for index in range(source.num_chunks(config))]
-        trajectories = Trajectories.concatenate(chunks)
-        with tempfile.TemporaryDirectory() as folder:
-            trajectories.save_hdf5(Path(folder) / "trajectories.hdf5")
-        print(f"  {len(trajectories.episode_ends):,} trajectories, {len(trajectories.observations):,} transitions")
-
-    print(f"offline data, paper: {time_of(work, 1).duration()} on one thread")
+    time_offline_data(task_distribution("maze"))
 
 
 if __name__ == "__main__":

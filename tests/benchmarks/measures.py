@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -12,6 +14,7 @@ from algorithms.skill_model import SkillConfig, SkillModel
 from bench.process import restart_with_environment
 from bench.timing import time_of
 from envs.core import Task, TaskDistribution, World
+from envs.trajectories import Trajectories
 
 
 class ClosedLoop:
@@ -54,6 +57,27 @@ def print_stepping(loop: ClosedLoop, threads: int, repetitions: int) -> None:
     timing = time_of(loop.collect, repetitions)
     rate = timing.rate(loop.env_steps, "env_steps")
     print(f"closed loop, {len(loop.tasks)} lanes, {plural(threads, 'thread')}: {rate}", flush=True)
+
+
+def time_offline_data(distribution: TaskDistribution) -> None:
+    """Seconds to build and write the offline data of preset ``paper``, how much that is, and the size of its file."""
+    source = distribution.data_source
+    assert source is not None
+    config = source.config_class(**distribution.data_presets["paper"])
+
+    def work() -> None:
+        chunks = [source.build_chunk(config, index, 1) for index in range(source.num_chunks(config))]
+        trajectories = Trajectories.concatenate(chunks)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trajectories.hdf5"
+            trajectories.save_hdf5(path)
+            size = path.stat().st_size / 1e6
+        print(
+            f"  {len(trajectories.episode_ends):,} trajectories of {trajectories.lengths.mean():.0f} env_steps, "
+            f"{len(trajectories.observations):,} transitions, {size:.0f} MB"
+        )
+
+    print(f"offline data, paper: {time_of(work, 1).duration()} on one thread")
 
 
 def plural(count: int, noun: str) -> str:

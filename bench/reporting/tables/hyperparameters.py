@@ -22,17 +22,18 @@ def hyperparameter_tables(inputs: ReportInputs) -> Made[ReportTable]:
     tables, missing = [], []
     for label in in_order([group.label for group in inputs.groups]):
         runs = [run for run in inputs.runs if run.label == label]
-        made = _table(label, runs)
+        sources, why_missing = field_sources(runs[0].algo, [run.env for run in runs])
+        made = _table(label, runs, sources)
         if made is None:
             missing.append(f"hyper-parameters of {label}: neither the runs nor their artefacts say what they were")
-        else:
-            tables.append(made)
-            if (why := _why_no_sources(runs)) is not None:
-                missing.append(f"sources in the hyper-parameters of {label}: {why}")
+            continue
+        tables.append(made)
+        if why_missing is not None:
+            missing.append(f"sources in the hyper-parameters of {label}: {why_missing}")
     return Made(tuple(tables), tuple(missing))
 
 
-def _table(label: str, runs: Sequence[LoadedRun]) -> ReportTable | None:
+def _table(label: str, runs: Sequence[LoadedRun], sources: Mapping[str, str]) -> ReportTable | None:
     values: dict[tuple[str, str], dict[str, Any]] = {}
     for run in runs:
         own = values.setdefault((run.env, run.preset), {})
@@ -41,7 +42,6 @@ def _table(label: str, runs: Sequence[LoadedRun]) -> ReportTable | None:
     values = {pair: own for pair, own in values.items() if own}
     if not values:
         return None
-    sources = field_sources(runs[0].algo, [run.env for run in runs])
     names = list(dict.fromkeys(name for own in values.values() for name in own))
     columns = (Column("field"), *(Column(f"{env}, {preset}") for env, preset in values), Column("source"))
     rows: list[tuple[Value, ...]] = [
@@ -73,30 +73,19 @@ def _flatten(config: Mapping[str, Any], prefix: str, found: dict[str, Any]) -> N
             found[prefix + name] = value
 
 
-def _why_no_sources(runs: Sequence[LoadedRun]) -> str | None:
-    """The docstrings of fields are those of the code that is installed here."""
-    try:
-        find_algorithm(runs[0].algo)
-        for env in dict.fromkeys(run.env for run in runs):
-            find_task_distribution(env)
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def field_sources(algo: str, envs: Sequence[str]) -> dict[str, str]:
-    """The docstring of each field by its dotted name, as far as algorithm and task distributions are installed here."""
+def field_sources(algo: str, envs: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """The docstring of each field by its dotted name, and why some are missing: what is not installed here."""
     found: dict[str, str] = {}
     try:
         for stage in find_algorithm(algo).stages:
             found |= {f"{stage.name}.{name}": text for name, _, text in leaf_types(stage.config_class)}
-        for env in envs:
+        for env in dict.fromkeys(envs):
             source = find_task_distribution(env).data_source
             if source is not None:
                 found |= {f"{DATA_STAGE}.{name}": text for name, _, text in leaf_types(source.config_class)}
-    except UserError:
-        pass  # The values are still worth a table; ``_why_no_sources`` says what it lacks.
-    return found
+    except UserError as error:
+        return found, str(error)
+    return found, None
 
 
 def _text(value: Any) -> str | None:
