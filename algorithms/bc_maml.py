@@ -50,7 +50,7 @@ ADAPT_STAGE = StageSpec(
     factory=MamlAdaptation,
     inputs=("meta_train",),
     tasks="target",
-    implementation="maml_adapt/1",
+    implementation="maml_adapt/2",
     play=play_adapted,
 )
 

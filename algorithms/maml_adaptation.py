@@ -6,6 +6,9 @@
 Every step is REINFORCE's, as in meta-training: the first of the same size, the later ones of half of it (Finn et al.
 2017, appendix A.2). Each target task is adapted to by itself; they act side by side.
 
+A gradient here is over every env_step of its episodes, whatever ``gradient_rows`` meta-training had: on the maze, ten
+steps on 1,500 of about 37,000 rows each took the success from 0.165 to 0.115, on all rows to 0.275.
+
 Axes: M target task.
 """
 
@@ -16,14 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from algorithms.adaptation import ADAPTED_FILE
 from algorithms.behavior_cloning import behavior_policy_contents, behavior_policy_from
 from algorithms.episode_log import EpisodeLog
 from algorithms.files import load_tensors, save_tensors
 from algorithms.maml import inner_steps
 from algorithms.meta_training import META_FILE
-from algorithms.networks import torch_generator
 from algorithms.policy_gradient import (
+    GradientBatch,
     Parameters,
     TaskEpisode,
     act,
@@ -40,7 +45,7 @@ from algorithms.stage import PlayedEpisode, PlayRequest, Progress, Stage, StageC
 
 @dataclass(frozen=True)
 class MamlAdaptConfig:
-    """Target tasks. Inner rate, discount and rows per gradient are those of meta-training."""
+    """Target tasks. Inner rate and discount are those of meta-training."""
 
     episodes: int = 500
     """Episodes per target task, exploration included (SiMPL, Figure 4: about 500)."""
@@ -102,20 +107,20 @@ class MamlAdaptation(Stage):
 
     def _step(self) -> None:
         """An inner step of every task on its episodes since the last one."""
-        meta = self.meta_config
-        batch = make_gradient_batch(
-            self.policy,
-            self.episodes,
-            meta["discount"],
-            self.context.task_distribution.episode_env_steps,
-            meta["gradient_rows"],
-            torch_generator(self.context.seed, "adapt", "rows", self.steps),
-        )
-        rate = meta["inner_rate"] * (self.config.later_rate_fraction if self.steps else 1.0)
-        self.parameters = inner_steps(self.policy, self.parameters, batch, rate)
+        rate = self.meta_config["inner_rate"] * (self.config.later_rate_fraction if self.steps else 1.0)
+        adapted = []
+        for index, episodes in enumerate(self.episodes):  # one by one: full episodes of the maze are 40,000 rows
+            parameters = {name: value[index : index + 1] for name, value in self.parameters.items()}
+            adapted.append(inner_steps(self.policy, parameters, self._batch(episodes), rate))
+        self.parameters = {name: torch.cat([each[name] for each in adapted]) for name in self.parameters}
         self.episodes_before_step += len(self.episodes[0])
         self.episodes = [[] for _ in self.tasks]
         self.steps += 1
+
+    def _batch(self, episodes: Sequence[TaskEpisode]) -> GradientBatch:
+        """All rows of one task's episodes, as a stack of one task."""
+        discount, longest = self.meta_config["discount"], self.context.task_distribution.episode_env_steps
+        return make_gradient_batch(self.policy, [episodes], discount, longest)
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -148,14 +153,15 @@ class MamlAdaptation(Stage):
     # -- speed ---------------------------------------------------------------------------------
 
     def timed_work(self) -> Sequence[TimedWork]:
-        """An episode of every target task; a step of all of them on as many env_steps as full episodes have."""
-        distribution, meta = self.context.task_distribution, self.meta_config
-        rows = meta["gradient_rows"] or self.config.exploration_episodes * distribution.episode_env_steps
-        batch = random_gradient_batch(self.context, self.policy, len(self.tasks), rows)
+        """An episode of every target task; a step of one of them on as many env_steps as full episodes have."""
+        distribution = self.context.task_distribution
+        rows = self.config.exploration_episodes * distribution.episode_env_steps
+        batch = random_gradient_batch(self.context, self.policy, 1, rows)
+        parameters = {name: value[:1] for name, value in self.parameters.items()}
         tasks = [distribution.target_tasks[task] for task in self.tasks]
 
         def update() -> int:
-            inner_steps(self.policy, self.parameters, batch, meta["inner_rate"])
+            inner_steps(self.policy, parameters, batch, self.meta_config["inner_rate"])
             return 1
 
         return (

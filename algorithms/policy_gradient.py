@@ -104,8 +104,8 @@ def make_gradient_batch(
     episodes: Sequence[Sequence[TaskEpisode]],
     discount: float,
     longest_env_steps: int,
-    most_rows: int,
-    generator: torch.Generator,
+    most_rows: int = 0,
+    generator: torch.Generator | None = None,
 ) -> GradientBatch:
     """Episodes of each task -> rows; of a task with more than ``most_rows`` (0: any number) so many are drawn.
 
