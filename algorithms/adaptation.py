@@ -31,18 +31,16 @@ from algorithms.regularized_sac import (
     FrozenPolicies,
     NetworkConfig,
     SkillActorCritic,
-    StateInputs,
-    TransitionBatch,
     critic_loss,
     highest_target,
     policy_loss,
     td_target,
-    transition_fields,
 )
 from algorithms.replay import MultiTaskReplay
 from algorithms.rollout import EpisodeKey, EpisodeNoise, SkillEpisode, collect_episodes
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
+from algorithms.transitions import StateInputs, TransitionBatch, transition_fields
 from envs.core import Task
 
 ADAPTED_FILE = "adapted.pt"

@@ -27,11 +27,12 @@ from algorithms.files import save_tensors
 from algorithms.latents import save_latents
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
-from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic, StateInputs
+from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic
 from algorithms.replay import MultiTaskReplay, PackedFields
 from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
+from algorithms.transitions import StateInputs
 
 META_FILE = "meta.pt"
 

@@ -48,7 +48,7 @@ from algorithms.networks import Gaussian, torch_generator
 from algorithms.playback import play_skill_policy
 from algorithms.presets import MTRL_PRESETS, with_skills
 from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
-from algorithms.regularized_sac import ActorCriticConfig, DualCoefficients, SkillActorCritic, with_views
+from algorithms.regularized_sac import ActorCriticConfig, DualCoefficients, SkillActorCritic
 from algorithms.skill_space import SkillSpace, as_gaussian, learned_skills
 from algorithms.skills import SKILLS_STAGE
 from algorithms.spirl import SpirlAdaptConfig
@@ -63,6 +63,7 @@ from algorithms.stage import (
     StageSpec,
     TimedWork,
 )
+from algorithms.transitions import with_views
 from envs.core import Task
 
 TASK_POLICIES_FILE, DISTILLED_FILE = "task_policies.pt", "distilled.pt"

@@ -11,10 +11,11 @@ import torch
 from algorithms.adaptation import ADAPTED_FILE
 from algorithms.files import load_tensors
 from algorithms.networks import torch_generator
-from algorithms.regularized_sac import FrozenPolicies, NetworkConfig, SkillActorCritic, StateInputs
+from algorithms.regularized_sac import FrozenPolicies, NetworkConfig, SkillActorCritic
 from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import PlayedEpisode, PlayRequest, StageContext
+from algorithms.transitions import StateInputs
 
 
 def play_skill_policy(

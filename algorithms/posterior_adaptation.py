@@ -25,10 +25,11 @@ from algorithms.files import save_tensors
 from algorithms.meta_training import MetaLearner, MetaTrainConfig, prior_task_embeddings
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import require_between
-from algorithms.regularized_sac import FrozenPolicies, StateInputs
+from algorithms.regularized_sac import FrozenPolicies
 from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
+from algorithms.transitions import StateInputs
 
 
 @dataclass(frozen=True)

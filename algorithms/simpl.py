@@ -48,21 +48,19 @@ from algorithms.playback import play_skill_policy
 from algorithms.presets import SIMPL_PRESETS, with_skills
 from algorithms.ranges import COUNT, WEIGHT, require_between
 from algorithms.regularized_sac import (
-    CONTEXT_LAST_FIELD,
     ActorCriticConfig,
     DualCoefficients,
     SkillActorCritic,
-    TransitionBatch,
     critic_loss,
     highest_target,
     policy_loss,
     td_target,
-    transition_fields,
 )
 from algorithms.set_transformer import TaskEncoder
 from algorithms.skill_space import SkillSpace, learned_skills
 from algorithms.skills import SKILLS_STAGE
 from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
+from algorithms.transitions import CONTEXT_LAST_FIELD, TransitionBatch, transition_fields
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,15 @@ from algorithms.meta_training import ContextGroup, MetaLearner, MetaTrainConfig
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import COUNT, WEIGHT, require_between
 from algorithms.regularized_sac import (
-    CONTEXT_LAST_FIELD,
     DualCoefficients,
     NetworkConfig,
     SkillActorCritic,
-    TransitionBatch,
     critic_loss,
     policy_loss,
     td_target,
-    transition_fields,
 )
 from algorithms.set_transformer import TaskEncoder
+from algorithms.transitions import CONTEXT_LAST_FIELD, TransitionBatch, transition_fields
 
 
 @dataclass(frozen=True)

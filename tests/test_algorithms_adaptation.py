@@ -25,13 +25,13 @@ from algorithms.regularized_sac import (
     ActorCriticConfig,
     DualCoefficients,
     SkillActorCritic,
-    TransitionBatch,
     critic_loss,
     policy_loss,
     td_target,
 )
 from algorithms.skill_space import learned_skills
 from algorithms.stage import EpisodeRow
+from algorithms.transitions import TransitionBatch
 from tests.algorithm_helpers import (
     FAR_GOAL,
     NEAR_GOAL,

@@ -21,22 +21,18 @@ from torch import Tensor, nn
 from algorithms.networks import Gaussian, SigmaParametrization, StackedMLP, torch_generator
 from algorithms.policy_heads import residual_gaussian
 from algorithms.regularized_sac import (
-    CONTEXT_LAST_FIELD,
     ActorCriticConfig,
     DualCoefficients,
     FrozenPolicies,
     SkillActorCritic,
-    StateInputs,
-    TransitionBatch,
     critic_loss,
     highest_target,
-    n_step_returns,
     policy_loss,
     td_target,
-    transition_fields,
 )
 from algorithms.rollout import SkillEpisode
 from algorithms.skill_model import SkillConfig, SkillModel
+from algorithms.transitions import CONTEXT_LAST_FIELD, StateInputs, TransitionBatch, n_step_returns, transition_fields
 from tests.algorithm_helpers import untrained_skill_model
 
 COPIES, BATCH, STATE_DIM, EMBEDDING_DIM, LATENT_DIM = 2, 6, 4, 3, 2

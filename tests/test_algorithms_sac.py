@@ -23,13 +23,13 @@ from algorithms.regularized_sac import (
     SkillActorCritic,
     SquashedActorCriticConfig,
     StackedMLP,
-    TransitionBatch,
     critic_loss,
     policy_loss,
     td_target,
 )
 from algorithms.sac import ALGORITHM, SacAdaptConfig, make_adapt_stage, play_adapted
 from algorithms.stage import EpisodeRow, PlayRequest
+from algorithms.transitions import TransitionBatch
 from envs.core import Task, TaskDistribution
 from envs.registry import task_distribution
 from envs.validation.point_world import PointProblem, PointWorld

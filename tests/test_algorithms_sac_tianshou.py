@@ -20,7 +20,6 @@ from algorithms.networks import Gaussian, torch_generator
 from algorithms.regularized_sac import (
     SkillActorCritic,
     SquashedActorCriticConfig,
-    TransitionBatch,
     critic_loss,
     policy_loss,
     td_target,
@@ -40,6 +39,7 @@ from algorithms.sac_tianshou import (
     update,
 )
 from algorithms.stage import PlayRequest, StageContext
+from algorithms.transitions import TransitionBatch
 from envs.registry import task_distribution
 from tests.algorithm_helpers import (
     FAR_GOAL,

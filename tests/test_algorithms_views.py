@@ -24,18 +24,16 @@ from algorithms.regularized_sac import (
     ActorCriticConfig,
     FrozenPolicies,
     SkillActorCritic,
-    StateInputs,
-    TransitionBatch,
     critic_loss,
     policy_loss,
     td_target,
-    transition_fields,
 )
 from algorithms.rollout import EpisodeKey, EpisodeNoise, LowLevelPolicy, SkillEpisode, collect_episodes
 from algorithms.skill_model import SkillConfig, SkillModel, load_skill_model, skill_losses
 from algorithms.skill_space import learned_skills
 from algorithms.skills import CropSampler, SkillTraining
 from algorithms.stage import PlayRequest, StageContext
+from algorithms.transitions import StateInputs, TransitionBatch, transition_fields
 from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder
 from bench.lookup import why_impossible
 from envs.core import Task, TaskDistribution
