@@ -58,6 +58,11 @@ class MetaPanel:
         """Episodes of a training task that its curve covers."""
         return max(int(c.starts[-1]) + c.bin_episodes for (own, _), c in self.curves.items() if own == label)
 
+    def final_level(self, label: str) -> float:
+        """Of its last bin with episodes of every task, after inference: tasks drawn seldom end in earlier bins."""
+        curve = self.curves[label, POSTERIOR]
+        return float(curve.point[np.flatnonzero(curve.tasks == curve.tasks.max())[-1]])
+
     @property
     def outlasting(self) -> str | None:
         """The algorithm that goes on for far longer than all others (in the paper BC+MAML, on policy)."""
@@ -160,7 +165,7 @@ def meta_figure(name: str, title: str, panels: Sequence[MetaPanel]) -> ReportFig
         f"{notes_text(notes)}{seeds_warning(groups)}"
     )
     levels = [
-        f"{label} on {panel.env} goes on for {panel.length(label)} episodes and is shown as the level that it ends at"
+        f"{label} on {panel.env} goes on for {panel.length(label)} episodes: the level of its last bin with all tasks"
         for panel in panels
         if (label := panel.outlasting) is not None
     ]
@@ -168,7 +173,7 @@ def meta_figure(name: str, title: str, panels: Sequence[MetaPanel]) -> ReportFig
     alt = "Line plot, x: episode of a training task, y: " + "; ".join(
         f"{score_noun(panel.env)} on {panel.env}: "
         + ", ".join(
-            f"{label} from {curve.point[0]:.2f} to {curve.point[-1]:.2f}"
+            f"{label} from {curve.point[0]:.2f} to {panel.final_level(label):.2f}"
             for (label, phase), curve in panel.curves.items()
             if phase == POSTERIOR
         )
@@ -198,7 +203,7 @@ def draw_meta_training(panels: Sequence[MetaPanel]) -> Figure:
             if label == panel.outlasting:
                 if phase == POSTERIOR:
                     text = f"{label} ({seeds[label]}), in the end"
-                    axes.axhline(curve.point[-1], color=own.colour, linestyle="--", linewidth=1.6, label=text)
+                    axes.axhline(panel.final_level(label), color=own.colour, linestyle="--", linewidth=1.6, label=text)
                 continue
             episodes = curve.starts + (curve.bin_episodes - 1) / 2
             if phase == POSTERIOR:
