@@ -189,7 +189,12 @@ PEARL_PRESETS |= {
     ("point-robot", "quick"): {**POINT_ROBOT_META, **TWO_EPISODES, "adapt.episodes": 20},
     ("point-robot", "smoke"): {**POINT_ROBOT_META_SMOKE, **TWO_EPISODES, "adapt.episodes": 4},
     ("point-robot-sparse", "paper"): POSTERIOR_SAMPLING,
-    ("point-robot-sparse", "quick"): {**POINT_ROBOT_META, **POSTERIOR_SAMPLING, "adapt.episodes": 20},
+    ("point-robot-sparse", "quick"): {
+        **POINT_ROBOT_META,
+        "meta_train.epochs": 600,  # after 40, returns hardly rise yet: 3.1 of 13.4 on target goals; 160: 4.2; 600: 6.0
+        **POSTERIOR_SAMPLING,
+        "adapt.episodes": 20,
+    },
     ("point-robot-sparse", "smoke"): {**POINT_ROBOT_META_SMOKE, **POSTERIOR_SAMPLING, "adapt.episodes": 4},
 }
 
