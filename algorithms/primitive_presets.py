@@ -149,7 +149,7 @@ PEARL_PRESETS: dict[tuple[str, str], Values] = {
 }
 
 POINT_ROBOT_META: Values = {
-    "meta_train.epochs": 40,
+    "meta_train.epochs": 160,  # after 40, target goals return -7.6 and -6.6 (seeds 0, 1) once adapted; the best is -3.9
     "meta_train.task_embedding_dim": 5,
     "meta_train.context_transitions": 40,
     "meta_train.transitions_per_task": 64,
