@@ -109,6 +109,14 @@ def untrained_skill_model(observation_dim: int, action_dim: int, config: SkillCo
     return model.eval().requires_grad_(False)
 
 
+def standardising_skill_model(latent_dim: int) -> SkillModel:
+    """Untrained and frozen, of four state features that it standardises and two actions."""
+    model = untrained_skill_model(4, 2, SkillConfig(hidden_dim=8, latent_dim=latent_dim))
+    model.state_mean.copy_(torch.tensor([1.0, 0.0, -1.0, 0.5]))
+    model.state_sigma.copy_(torch.tensor([0.5, 2.0, 1.0, 3.0]))
+    return model
+
+
 def randomise_batch_norms(module: nn.Module) -> None:
     """Fresh statistics are 0 and 1, under which a forgotten batch norm would go unseen."""
     for norm in module.modules():

@@ -13,8 +13,6 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -22,7 +20,6 @@ from algorithms.networks import Gaussian, SigmaParametrization, StackedMLP, torc
 from algorithms.policy_heads import residual_gaussian
 from algorithms.regularized_sac import (
     ActorCriticConfig,
-    DualCoefficients,
     FrozenPolicies,
     SkillActorCritic,
     critic_loss,
@@ -30,10 +27,8 @@ from algorithms.regularized_sac import (
     policy_loss,
     td_target,
 )
-from algorithms.rollout import SkillEpisode
-from algorithms.skill_model import SkillConfig, SkillModel
-from algorithms.transitions import CONTEXT_LAST_FIELD, StateInputs, TransitionBatch, n_step_returns, transition_fields
-from tests.algorithm_helpers import untrained_skill_model
+from algorithms.transitions import StateInputs, TransitionBatch
+from tests.algorithm_helpers import standardising_skill_model
 
 COPIES, BATCH, STATE_DIM, EMBEDDING_DIM, LATENT_DIM = 2, 6, 4, 3, 2
 CONFIG = ActorCriticConfig(hidden_dim=8, hidden_layers=2)
@@ -126,110 +121,6 @@ def numpy_kl(mean: Array, sigma: Array, prior: Gaussian, copy: int) -> Array:
     prior_mean, prior_sigma = array(prior.mean[copy]), array(prior.sigma[copy])
     per_dim = np.log(prior_sigma / sigma) + (sigma**2 + (mean - prior_mean) ** 2) / (2 * prior_sigma**2) - 0.5
     return np.asarray(per_dim.sum(-1))
-
-
-# -- stored transitions ----------------------------------------------------------------------------------
-
-
-def test_a_context_transition_is_the_leading_columns_without_prior_and_target() -> None:
-    fields = transition_fields(STATE_DIM, LATENT_DIM, 2 * LATENT_DIM)
-    context = ["states", "skills", "rewards", "dones", "next_states"]
-    assert list(fields.slices)[:5] == context
-    assert fields.through(CONTEXT_LAST_FIELD) == STATE_DIM + LATENT_DIM + 1 + 1 + STATE_DIM
-
-
-def acting_model() -> SkillModel:
-    """Frozen, with states that it standardises."""
-    model = untrained_skill_model(STATE_DIM, 2, SkillConfig(hidden_dim=8, latent_dim=LATENT_DIM))
-    model.state_mean.copy_(torch.tensor([1.0, 0.0, -1.0, 0.5]))
-    model.state_sigma.copy_(torch.tensor([0.5, 2.0, 1.0, 3.0]))
-    return model
-
-
-def make_episode(transitions: int, terminates: bool) -> SkillEpisode:
-    dones = torch.zeros(transitions, 1)
-    dones[-1] = float(terminates)
-    states = torch.randn(transitions + 1, STATE_DIM)
-    return SkillEpisode(
-        states=states[:-1],
-        skills=torch.randn(transitions, LATENT_DIM),
-        rewards=torch.randn(transitions, 1),
-        dones=dones,
-        next_states=states[1:],
-        length=10 * transitions,
-        episode_return=0.0,
-    )
-
-
-@pytest.mark.parametrize("standardise", [False, True])
-def test_an_episode_packed_and_unpacked_is_itself_with_its_prior(standardise: bool) -> None:
-    """Networks may see standardised states; the prior standardises by itself and is given raw ones."""
-    model, episode = acting_model(), make_episode(5, terminates=True)
-    fields = transition_fields(STATE_DIM, LATENT_DIM, 2 * LATENT_DIM)
-    rows = StateInputs(model, standardise).pack(fields, episode, discount=0.99, n_step=1)
-    mean, sigma = (model.state_mean, model.state_sigma) if standardise else (torch.zeros(4), torch.ones(4))
-    columns = fields.unpack(rows)
-    for name in ("skills", "rewards", "dones"):
-        assert torch.equal(columns[name], getattr(episode, name))
-    torch.testing.assert_close(columns["next_states"], (episode.next_states - mean) / sigma)
-
-    batch = TransitionBatch.from_rows(fields, rows[None], torch.zeros(1, 5, 0))
-    torch.testing.assert_close(batch.states[0], (episode.states - mean) / sigma)
-    torch.testing.assert_close(batch.td_states[0], (episode.next_states - mean) / sigma)
-    assert torch.equal(batch.td_rewards[0], episode.rewards)
-    assert batch.td_discounts.flatten().tolist() == pytest.approx([0.99, 0.99, 0.99, 0.99, 0.0])
-    for stored, states in ((batch.prior, episode.states), (batch.td_prior, episode.next_states)):
-        prior = model.skill_prior(states)
-        assert torch.equal(stored.mean[0], prior.mean)
-        assert torch.equal(stored.sigma[0], prior.sigma)
-
-
-def test_episodes_are_packed_on_the_device_of_the_model() -> None:
-    """Worlds and episodes live on the CPU. ``meta`` stands for a GPU: it refuses a CPU tensor beside its own."""
-    fields, episode = transition_fields(STATE_DIM, LATENT_DIM, 2 * LATENT_DIM), make_episode(5, terminates=True)
-    rows = StateInputs(acting_model().to("meta"), True, "meta").pack(fields, episode, discount=0.99, n_step=1)
-    assert rows.device.type == "meta"
-    assert rows.shape == (5, fields.dim)
-
-
-@pytest.mark.parametrize(
-    ("terminates", "td_discounts"),
-    # Two skills ahead; the last transition has only one. Truncation bootstraps, termination does not.
-    [(False, [0.81, 0.81, 0.81, 0.9]), (True, [0.81, 0.81, 0.0, 0.0])],
-)
-def test_two_skills_ahead_by_hand(terminates: bool, td_discounts: list[float]) -> None:
-    rewards, dones = torch.tensor([[1.0], [2.0], [4.0], [8.0]]), torch.zeros(4, 1)
-    dones[-1] = float(terminates)
-    returns, discounts, last = n_step_returns(rewards, dones, discount=0.9, n_step=2)
-    assert returns[:, 0].tolist() == pytest.approx([1 + 1.8, 2 + 3.6, 4 + 7.2, 8])
-    assert discounts[:, 0].tolist() == pytest.approx(td_discounts)
-    assert last.tolist() == [1, 2, 3, 3]
-
-
-@given(st.integers(1, 12), st.integers(1, 20), st.booleans(), st.integers(0, 2**31))
-@settings(max_examples=80, deadline=None)
-def test_any_number_of_skills_ahead_equals_a_loop(transitions: int, n_step: int, terminates: bool, seed: int) -> None:
-    rewards = torch.randn((transitions, 1), generator=torch.Generator().manual_seed(seed))
-    dones = torch.zeros(transitions, 1)
-    dones[-1] = float(terminates)
-    returns, discounts, last = n_step_returns(rewards, dones, 0.95, n_step)
-    for start in range(transitions):
-        ahead = range(start, min(start + n_step, transitions))
-        expected = sum(0.95 ** (index - start) * float(rewards[index]) for index in ahead)
-        assert float(returns[start]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
-        assert int(last[start]) == ahead[-1]
-        ended = terminates and ahead[-1] == transitions - 1
-        assert float(discounts[start]) == pytest.approx(0.0 if ended else 0.95 ** len(ahead), rel=1e-5)
-
-
-def test_states_of_the_target_are_those_at_its_end() -> None:
-    model, episode = acting_model(), make_episode(4, terminates=False)
-    fields = transition_fields(STATE_DIM, LATENT_DIM, 2 * LATENT_DIM)
-    columns = fields.unpack(StateInputs(model, False).pack(fields, episode, discount=0.9, n_step=3))
-    ends = episode.next_states[[2, 3, 3, 3]]
-    assert torch.equal(columns["td_states"], ends)
-    assert torch.equal(columns["td_prior"], torch.cat(model.skill_prior(ends), dim=1))
-    assert torch.equal(columns["next_states"], episode.next_states), "what a context sees stays one skill"
 
 
 # -- the residual policy -------------------------------------------------------------------------------
@@ -565,105 +456,6 @@ def test_targets_move_towards_the_critics_by_their_rate(rate: float) -> None:
         assert np.array_equal(array(critic_now), critic)
 
 
-# -- dual coefficients ----------------------------------------------------------------------------------
-
-
-def test_coefficients_start_at_their_initial_values() -> None:
-    initial = torch.tensor([3e-6, 1e-3, 0.05, 30.0])
-    coefficients = DualCoefficients(initial, 3e-4)
-    torch.testing.assert_close(coefficients.values, initial, rtol=1e-5, atol=0)
-    assert not coefficients.values.requires_grad
-
-
-class NumpyAdam:
-    """Adam (0.9, 0.999, 1e-8) of Kingma and Ba on the dual objective, its gradient by finite differences."""
-
-    def __init__(self, initial: Array, learning_rate: float, growing_only: bool) -> None:
-        self.raw = np.log(np.expm1(initial))
-        self.learning_rate, self.growing_only = learning_rate, growing_only
-        self.first, self.second, self.steps = np.zeros_like(initial), np.zeros_like(initial), 0
-
-    @property
-    def values(self) -> Array:
-        return np.asarray(np.log1p(np.exp(self.raw)))
-
-    def update(self, excess: Array) -> None:
-        def objective(raw: Array) -> Array:  # minimised: alpha (target - divergence)
-            return np.asarray(-np.log1p(np.exp(raw)) * excess)
-
-        gradient = (objective(self.raw + 1e-5) - objective(self.raw - 1e-5)) / 2e-5
-        if self.growing_only:
-            gradient = np.minimum(gradient, 0.0)
-        self.steps += 1
-        self.first = 0.9 * self.first + 0.1 * gradient
-        self.second = 0.999 * self.second + 0.001 * gradient**2
-        first, second = self.first / (1 - 0.9**self.steps), self.second / (1 - 0.999**self.steps)
-        self.raw = self.raw - self.learning_rate * first / (np.sqrt(second) + 1e-8)
-
-
-@pytest.mark.parametrize("growing_only", [True, False])
-def test_coefficients_follow_adam_on_the_dual_objective(growing_only: bool) -> None:
-    initial = np.array([0.05, 0.5, 2.0])
-    coefficients = DualCoefficients(torch.tensor(initial), 0.01, growing_only)
-    reference = NumpyAdam(initial, 0.01, growing_only)
-    rng = np.random.default_rng(0)
-    for _ in range(40):
-        excess = rng.normal(0.2, 1.0, 3)
-        coefficients.update(torch.tensor(excess, dtype=torch.float32))
-        reference.update(excess)
-        np.testing.assert_allclose(array(coefficients.values), reference.values, rtol=1e-4)
-
-
-@given(st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=30))
-@settings(max_examples=60, deadline=None)
-def test_growing_coefficients_never_fall(excesses: list[float]) -> None:
-    coefficients = DualCoefficients(torch.tensor([0.05]), 0.01)
-    last = float(coefficients.values)
-    for excess in excesses:
-        coefficients.update(torch.tensor([excess]))
-        assert float(coefficients.values) >= last
-        last = float(coefficients.values)
-
-
-def test_momentum_lifts_a_growing_coefficient_after_the_divergence_is_below_its_target() -> None:
-    """Known of the released code, and kept: Adam's first moment outlives the clamped gradient."""
-    coefficients = DualCoefficients(torch.tensor([0.05]), 0.01)
-    for _ in range(5):
-        coefficients.update(torch.tensor([1.0]))
-    values = [float(coefficients.values)]
-    for _ in range(60):
-        coefficients.update(torch.tensor([-1.0]))
-        values.append(float(coefficients.values))
-    rises = np.diff(values)
-    assert rises[0] > 0
-    assert rises[-1] < 0.05 * rises[0], "and it dies away"
-    assert values[-1] < values[0] * 1.5
-
-
-@pytest.mark.parametrize("excess", [-1.0, 1.0])
-def test_free_coefficients_follow_the_sign_of_the_excess(excess: float) -> None:
-    coefficients = DualCoefficients(torch.tensor([0.05, 0.05]), 0.01, growing_only=False)
-    coefficients.update(torch.tensor([excess, -excess]))
-    moves = (coefficients.values - 0.05).sign().tolist()
-    assert moves == [excess, -excess]
-
-
-def test_an_unseen_coefficient_stays_where_it_never_moved() -> None:
-    """Excess 0 stands for a task that is not in the batch."""
-    coefficients = DualCoefficients(torch.tensor([0.05, 0.05]), 0.01)
-    before = coefficients.values
-    for _ in range(3):
-        coefficients.update(torch.tensor([1.0, 0.0]))
-    assert float(coefficients.values[0]) > float(before[0])
-    assert float(coefficients.values[1]) == float(before[1])
-
-
-def test_the_divergence_gets_no_gradient_from_its_coefficient() -> None:
-    coefficients, divergence = DualCoefficients(torch.tensor([0.05]), 0.01), torch.ones(1, requires_grad=True)
-    coefficients.update(divergence * 2 - 1)
-    assert divergence.grad is None
-
-
 # -- acting ------------------------------------------------------------------------------------------------
 
 
@@ -674,7 +466,7 @@ def test_acting_samples_the_policy_of_each_lanes_learner(
     lanes: list[int], config: ActorCriticConfig, standardise: bool
 ) -> None:
     """Five lanes of learners 1, 0, 1, 1, 0, of which only ``lanes`` are still active."""
-    networks, model = trained_networks(config), acting_model()
+    networks, model = trained_networks(config), standardising_skill_model(LATENT_DIM)
     chosen = torch.tensor([1, 0, 1, 1, 0])
     embeddings, noise = torch.randn(5, EMBEDDING_DIM), torch.randn(5, LATENT_DIM)
     inputs = StateInputs(model, standardise)
@@ -691,7 +483,7 @@ def test_acting_samples_the_policy_of_each_lanes_learner(
 
 
 def test_acting_with_one_shared_model_equals_its_policy() -> None:
-    networks, model = trained_networks(copies=1), acting_model()
+    networks, model = trained_networks(copies=1), standardising_skill_model(LATENT_DIM)
     embeddings, noise = torch.randn(4, EMBEDDING_DIM), torch.randn(4, LATENT_DIM)
     act = FrozenPolicies(networks, embeddings, StateInputs(model, False), model, lambda lanes, _: noise[lanes])
     states, lanes = torch.randn(3, STATE_DIM), np.array([0, 2, 3])
@@ -711,7 +503,7 @@ def test_acting_asks_for_the_noise_of_its_lanes_and_skill() -> None:
         asked.append((lanes.tolist(), skill_index))
         return torch.zeros(len(lanes), LATENT_DIM)
 
-    networks, model = trained_networks(copies=1), acting_model()
+    networks, model = trained_networks(copies=1), standardising_skill_model(LATENT_DIM)
     act = FrozenPolicies(networks, torch.zeros(4, EMBEDDING_DIM), StateInputs(model, False), model, noise)
     act(torch.randn(2, STATE_DIM), np.array([1, 3]), 17)
     assert asked == [([1, 3], 17)]
