@@ -36,6 +36,7 @@ from algorithms.networks import Gaussian, torch_generator
 from algorithms.policy_gradient import (
     GradientBatch,
     Parameters,
+    RowChoice,
     TaskEpisode,
     act,
     make_gradient_batch,
@@ -235,14 +236,12 @@ class MamlMetaTraining(Stage):
         return self._adapted
 
     def _batch(self, phase: str) -> GradientBatch:
-        return make_gradient_batch(
-            self.policy,
-            self.episodes[phase],
-            self.config.discount,
-            self.distribution.episode_env_steps,
-            self.config.gradient_rows,
-            torch_generator(self.context.seed, "meta_train", "rows", phase, self.iterations),
-        )
+        choice = None
+        if self.config.gradient_rows:
+            generator = torch_generator(self.context.seed, "meta_train", "rows", phase, self.iterations)
+            choice = RowChoice(self.config.gradient_rows, generator)
+        longest = self.distribution.episode_env_steps
+        return make_gradient_batch(self.policy, self.episodes[phase], self.config.discount, longest, choice)
 
     def _update(self) -> StageReport:
         before = self._before or self._batch(PHASES[0])

@@ -99,26 +99,32 @@ def task_advantages(
     return ((advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)).float()
 
 
+class RowChoice(NamedTuple):
+    """A uniform choice of so many rows of each task that has more."""
+
+    most_rows: int
+    generator: torch.Generator
+
+
 def make_gradient_batch(
     policy: BehaviorPolicy,
     episodes: Sequence[Sequence[TaskEpisode]],
     discount: float,
     longest_env_steps: int,
-    most_rows: int = 0,
-    generator: torch.Generator | None = None,
+    choice: RowChoice | None = None,
 ) -> GradientBatch:
-    """Episodes of each task -> rows; of a task with more than ``most_rows`` (0: any number) so many are drawn.
+    """Episodes of each task -> rows: all of them, or those of ``choice``.
 
-    Returns, baseline and advantages come from all rows before any is left out, and the drawn ones are a uniform choice:
-    the gradient's expectation is the same.
+    Returns, baseline and advantages come from all rows before any is left out, so that the gradient's expectation is
+    the same.
     """
     tasks = []
     for of_task in episodes:
         advantages = task_advantages(policy, of_task, discount, longest_env_steps)
         states = torch.cat([episode.states for episode in of_task])
         actions = torch.cat([episode.actions for episode in of_task])
-        if most_rows and len(states) > most_rows:
-            kept = torch.randperm(len(states), generator=generator)[:most_rows].sort().values
+        if choice is not None and len(states) > choice.most_rows:
+            kept = torch.randperm(len(states), generator=choice.generator)[: choice.most_rows].sort().values
             states, actions, advantages = states[kept], actions[kept], advantages[kept]
         tasks.append((states, actions, advantages, torch.full((len(states),), 1 / len(states))))
     columns = (torch.nn.utils.rnn.pad_sequence(list(column), batch_first=True) for column in zip(*tasks, strict=True))

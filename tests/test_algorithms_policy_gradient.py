@@ -13,6 +13,7 @@ from torch import Tensor
 from algorithms.behavior_cloning import BehaviorPolicy, GaussianPolicyConfig
 from algorithms.policy_gradient import (
     BASELINE_RIDGE,
+    RowChoice,
     StackedPolicies,
     TaskEpisode,
     act,
@@ -109,7 +110,7 @@ def test_without_any_reward_every_advantage_is_exactly_zero() -> None:
 def test_rows_of_each_task_are_padded_and_weighed_by_their_number() -> None:
     episodes = [[random_episode(3), random_episode(2)], [random_episode(1), random_episode(2)]]
     policy = make_policy()
-    batch = make_gradient_batch(policy, episodes, 0.9, 10, 0, torch.Generator())
+    batch = make_gradient_batch(policy, episodes, 0.9, 10)
     assert batch.states.shape == (2, 5, OBSERVATION_DIM)
     assert batch.weights.tolist() == [pytest.approx([0.2] * 5), pytest.approx([1 / 3] * 3 + [0.0] * 2)]
     assert torch.equal(batch.states[0], torch.cat([episode.states for episode in episodes[0]]))
@@ -120,10 +121,10 @@ def test_rows_of_each_task_are_padded_and_weighed_by_their_number() -> None:
 def test_a_choice_of_rows_keeps_their_advantages_and_is_uniform() -> None:
     """Advantages are those over all rows, not over the choice; each row is kept equally often."""
     policy, episodes = make_policy(), [[random_episode(20), random_episode(10)], [random_episode(4)]]
-    everything = make_gradient_batch(policy, episodes, 0.9, 30, 0, torch.Generator())
+    everything = make_gradient_batch(policy, episodes, 0.9, 30)
     counts = torch.zeros(30)
     for seed in range(300):
-        batch = make_gradient_batch(policy, episodes, 0.9, 30, 6, torch.Generator().manual_seed(seed))
+        batch = make_gradient_batch(policy, episodes, 0.9, 30, RowChoice(6, torch.Generator().manual_seed(seed)))
         assert batch.states.shape[1] == 6
         assert batch.weights[1].tolist() == [0.25] * 4 + [0.0] * 2
         kept = (batch.states[0][:, None] == everything.states[0][None]).all(-1).float().argmax(1)
@@ -135,7 +136,7 @@ def test_a_choice_of_rows_keeps_their_advantages_and_is_uniform() -> None:
 
 def test_every_second_row_weighs_twice() -> None:
     episodes = [[random_episode(6)], [random_episode(3)]]
-    batch = make_gradient_batch(make_policy(), episodes, 0.9, 30, 0, torch.Generator())
+    batch = make_gradient_batch(make_policy(), episodes, 0.9, 30)
     fewer = batch.every(2)
     assert torch.equal(fewer.states, batch.states[:, ::2])
     assert fewer.weights.tolist() == [pytest.approx([1 / 3] * 3), pytest.approx([0.5, 0.5, 0.0])]
