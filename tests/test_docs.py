@@ -15,7 +15,7 @@ import pytest
 import algorithms.registry
 from algorithms.registry import algorithm_names
 from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair, why_impossible
-from bench.results import write_summary
+from bench.results import learning_curve, read_run, write_summary
 from bench.statistics.coverage import RUN_CORRELATIONS, stated_coverage
 from envs.kitchen.readers import human_trajectories
 from envs.maze.layout import reference_layout
@@ -150,6 +150,21 @@ def test_who_leads_in_how_many_seeds_of_the_kitchen_is_as_the_readme_says(summar
         "SiMPL leads it in the first 40 episodes in every seed, at 40-60 in one seed of three, and at 90-110 in none."
     )
     assert words in results_section()
+
+
+def test_how_far_simpl_leads_on_the_image_maze_is_as_the_readme_says(summary: pd.DataFrame) -> None:
+    """The paper's figure 11c, over its first 100 episodes."""
+    first, last = {}, {}
+    for algo, runs in summary[summary["env"] == "image-maze"].groupby("algo"):
+        folders = [ROOT / "results" / "runs" / f"{algo}-image-maze-quick-s{seed}" for seed in runs["seed"].unique()]
+        first[algo] = np.mean([learning_curve(read_run(folder)[1])[:100].mean() for folder in folders])
+        last[algo] = runs[runs["window"] == "190-200"]["mean_score"].mean()
+    assert first["simpl"] > first["spirl"]
+    assert (
+        f"SiMPL leads SPiRL as in the paper, {first['simpl']:.2f} against {first['spirl']:.2f} over the first 100 "
+        "episodes, its 20 of exploration among them"
+    ) in results_section()
+    assert f"both rise, to {last['simpl']:.2f} and {last['spirl']:.2f} after 200" in results_section()
 
 
 def test_how_sure_three_seeds_are_is_as_simulated() -> None:
