@@ -84,8 +84,8 @@ KITCHEN_ADAPT_QUICK: Values = {**ADAPT_QUICK, "adapt.episodes": 120}
 
 IMAGE_MAZE_ADAPT_QUICK: Values = {"adapt.target_kl": 3.0}
 """Three times the maze's. The prior finds a goal in 5 to 9 % of its episodes there (26 % on the maze). One skill in a
-hundred brings little: among 16 skills of the prior the values of what follows differ by about 1 %, less than a
-coefficient that keeps the KL at 1 lets the policy gain."""
+hundred brings little: the values of where 16 skills of the prior lead differ by about 1 %, which a coefficient that
+keeps the KL at 1 outweighs."""
 
 SPIRL_KITCHEN: Values = {
     "adapt.target_kl": 5.0,
@@ -275,7 +275,7 @@ SIMPL_PRESETS |= {("image-maze", preset): SIMPL_PRESETS["maze", preset] for pres
 SIMPL_PRESETS["image-maze", "quick"] = {
     **SIMPL_PRESETS["image-maze", "quick"],
     **IMAGE_MAZE_ADAPT_QUICK,
-    # For the same reason: with 0.5 and 1.0 the success of posterior contexts stalls at 0.3
+    # For the same reason: with 0.5 and 1.0 the success of posterior contexts stalls at 0.3.
     "meta_train.small_target_kl": 1.0,
     "meta_train.large_target_kl": 3.0,
 }
