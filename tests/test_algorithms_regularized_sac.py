@@ -13,193 +13,39 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from algorithms.networks import Gaussian, SigmaParametrization, StackedMLP, torch_generator
-from algorithms.policy_heads import residual_gaussian
+from algorithms.networks import Gaussian
 from algorithms.regularized_sac import (
     ActorCriticConfig,
-    FrozenPolicies,
     SkillActorCritic,
     critic_loss,
     highest_target,
     policy_loss,
     td_target,
 )
-from algorithms.transitions import StateInputs, TransitionBatch
-from tests.algorithm_helpers import standardising_skill_model
-
-COPIES, BATCH, STATE_DIM, EMBEDDING_DIM, LATENT_DIM = 2, 6, 4, 3, 2
-CONFIG = ActorCriticConfig(hidden_dim=8, hidden_layers=2)
-EXP_CONFIG = dataclasses.replace(CONFIG, sigma_parametrization="exp")
-
-Array = NDArray[np.float64]
+from algorithms.transitions import TransitionBatch
+from tests.actor_critic_helpers import (
+    BATCH,
+    CONFIG,
+    COPIES,
+    EMBEDDING_DIM,
+    EXP_CONFIG,
+    LATENT_DIM,
+    STATE_DIM,
+    array,
+    fresh_networks,
+    numpy_kl,
+    numpy_policy,
+    numpy_q,
+    random_batch,
+    trained_networks,
+)
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-def fresh_networks(config: ActorCriticConfig = CONFIG, copies: int = COPIES) -> SkillActorCritic:
-    return SkillActorCritic(config, STATE_DIM, LATENT_DIM, EMBEDDING_DIM, copies, torch_generator(0, "test"))
-
-
-def trained_networks(config: ActorCriticConfig = CONFIG, copies: int = COPIES) -> SkillActorCritic:
-    """As they are after some training: no zero layer, and targets that differ from the critics."""
-    networks = fresh_networks(config, copies)
-    with torch.no_grad():
-        for network in (networks.policy, networks.target_critics):
-            for parameter in network.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.3)
-    return networks
-
-
-def random_prior(shape: tuple[int, ...]) -> Gaussian:
-    return Gaussian(torch.randn(*shape, LATENT_DIM), torch.rand(*shape, LATENT_DIM) + 0.3)
-
-
-def random_batch(copies: int = COPIES, dones: Tensor | None = None) -> TransitionBatch:
-    """One skill ahead at discount 0.9; about every third transition is a termination."""
-    shape = (copies, BATCH)
-    if dones is None:
-        dones = (torch.rand(*shape, 1) < 0.4).float()
-    return TransitionBatch(
-        states=torch.randn(*shape, STATE_DIM),
-        skills=torch.randn(*shape, LATENT_DIM),
-        td_rewards=torch.randn(*shape, 1),
-        td_discounts=0.9 * (1 - dones),
-        td_states=torch.randn(*shape, STATE_DIM),
-        prior=random_prior(shape),
-        td_prior=random_prior(shape),
-        task_embeddings=torch.randn(*shape, EMBEDDING_DIM),
-        views=torch.zeros(*shape, 0),
-        td_views=torch.zeros(*shape, 0),
-    )
-
-
-def array(tensor: Tensor) -> Array:
-    return tensor.detach().double().numpy()
-
-
-# -- the same in numpy, one copy and one network at a time --------------------------------------------
-
-
-def numpy_mlp(stack: StackedMLP, copy: int, inputs: Array) -> Array:
-    """(B, in_dim) -> (B, out_dim) of one copy."""
-    parameters = [array(parameter)[copy] for parameter in stack.parameters()]
-    hidden = inputs
-    for layer, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
-        hidden = hidden @ weight + bias
-        if layer + 1 < len(parameters) // 2:
-            hidden = np.maximum(hidden, 0.0)
-    return hidden
-
-
-def numpy_policy(
-    networks: SkillActorCritic, copy: int, states: Tensor, e: Tensor, prior: Gaussian
-) -> tuple[Array, Array]:
-    """(mean, sigma), by the paper's or the released formula."""
-    output = numpy_mlp(networks.policy, copy, np.concatenate([array(states[copy]), array(e[copy])], axis=1))
-    mean_residual, sigma_residual = np.split(output, 2, axis=1)
-    prior_sigma = array(prior.sigma[copy])
-    if networks.config.sigma_parametrization == "exp":
-        sigma = np.exp(np.log(prior_sigma) + sigma_residual)
-    else:
-        sigma = 0.001 + np.log1p(np.exp(np.log(np.expm1(prior_sigma)) + sigma_residual))
-    return array(prior.mean[copy]) + mean_residual, sigma
-
-
-def numpy_q(critics: StackedMLP, copy: int, states: Tensor, e: Tensor, skills: Array) -> Array:
-    """Both critics' values (2, B): those of copy i are networks 2 i and 2 i + 1 of the stack."""
-    inputs = np.concatenate([array(states[copy]), array(e[copy]), skills], axis=1)
-    return np.stack([numpy_mlp(critics, 2 * copy + critic, inputs)[:, 0] for critic in range(2)])
-
-
-def numpy_kl(mean: Array, sigma: Array, prior: Gaussian, copy: int) -> Array:
-    prior_mean, prior_sigma = array(prior.mean[copy]), array(prior.sigma[copy])
-    per_dim = np.log(prior_sigma / sigma) + (sigma**2 + (mean - prior_mean) ** 2) / (2 * prior_sigma**2) - 0.5
-    return np.asarray(per_dim.sum(-1))
-
-
-# -- the residual policy -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("prior_sigma", [np.exp(-10.0), 0.01, 1.0, np.exp(2.0), 30.0])
-def test_zero_residual_is_the_prior(prior_sigma: float) -> None:
-    """Over the whole range that the prior's log sigma is clamped to. Released: plus the minimum of 0.001."""
-    prior = Gaussian(torch.tensor([0.3, -2.0]), torch.full((2,), float(prior_sigma)))
-    exp = residual_gaussian(torch.zeros(4), prior, "exp")
-    assert torch.equal(exp.mean, prior.mean)
-    assert torch.equal(exp.sigma, prior.sigma)
-    softplus = residual_gaussian(torch.zeros(4), prior, "softplus")
-    assert torch.equal(softplus.mean, prior.mean)
-    torch.testing.assert_close(softplus.sigma, prior.sigma + 0.001, rtol=2e-6, atol=0)
-
-
-@pytest.mark.parametrize("parametrization", ["softplus", "exp"])
-def test_residuals_add_to_the_mean_and_to_the_raw_sigma(parametrization: SigmaParametrization) -> None:
-    prior = Gaussian(torch.tensor([1.0, 1.0]), torch.tensor([0.5, 2.0]))
-    policy = residual_gaussian(torch.tensor([0.25, -1.0, 0.7, -0.4]), prior, parametrization)
-    assert policy.mean.tolist() == [1.25, 0.0]
-    for sigma, prior_sigma, residual in zip(policy.sigma.tolist(), (0.5, 2.0), (0.7, -0.4), strict=True):
-        if parametrization == "exp":
-            expected = np.exp(np.log(prior_sigma) + residual)
-        else:
-            expected = 0.001 + np.log1p(np.exp(np.log(np.expm1(prior_sigma)) + residual))
-        assert sigma == pytest.approx(expected, rel=1e-5)
-
-
-def test_sigma_never_falls_below_its_minimum() -> None:
-    prior = Gaussian(torch.zeros(2), torch.tensor([0.5, 2.0]))
-    sigma = residual_gaussian(torch.tensor([0.0, 0.0, -100.0, -1000.0]), prior, "softplus").sigma
-    assert sigma.tolist() == pytest.approx([0.001, 0.001])
-
-
-def test_the_initial_policy_is_the_prior_whatever_the_task() -> None:
-    batch = random_batch()
-    policy = fresh_networks(EXP_CONFIG).policy_distribution(batch.states, batch.task_embeddings, batch.prior)
-    assert torch.equal(policy.mean, batch.prior.mean)
-    assert torch.equal(policy.sigma, batch.prior.sigma)
-    assert torch.equal(policy.kl(batch.prior), torch.zeros(COPIES, BATCH))
-    released = fresh_networks(CONFIG).policy_distribution(batch.states, batch.task_embeddings, batch.prior)
-    assert torch.equal(released.mean, batch.prior.mean)
-    torch.testing.assert_close(released.sigma, batch.prior.sigma + 0.001, rtol=1e-5, atol=0)
-
-
-def test_target_critics_start_at_the_critics_and_the_two_critics_differ() -> None:
-    networks = fresh_networks()
-    for target, critic in zip(networks.target_critics.parameters(), networks.critics.parameters(), strict=True):
-        assert torch.equal(target, critic)
-        assert not target.requires_grad
-    batch = random_batch()
-    values = networks.q_values(networks.critics, batch.states, batch.task_embeddings, batch.skills)
-    assert float((values[:, 0] - values[:, 1]).detach().abs().min()) > 1e-6
-
-
-def test_critics_may_start_at_zero_and_still_learn_apart() -> None:
-    networks, batch = fresh_networks(dataclasses.replace(CONFIG, zero_initial_values=True)), random_batch()
-    for critics in (networks.critics, networks.target_critics):
-        values = networks.q_values(critics, batch.states, batch.task_embeddings, batch.skills)
-        assert torch.equal(values, torch.zeros(COPIES, 2, BATCH))
-    critic_loss(networks, batch, torch.ones(COPIES, BATCH)).sum().backward()
-    gradient = networks.critics.layers[-1].get_parameter("weight").grad
-    assert gradient is not None
-    assert float((gradient[0] - gradient[1]).abs().max()) > 1e-3
-
-
-@pytest.mark.parametrize("config", [CONFIG, EXP_CONFIG], ids=["softplus", "exp"])
-def test_policy_and_critics_equal_numpy(config: ActorCriticConfig) -> None:
-    networks, batch = trained_networks(config), random_batch()
-    policy = networks.policy_distribution(batch.states, batch.task_embeddings, batch.prior)
-    values = networks.q_values(networks.critics, batch.states, batch.task_embeddings, batch.skills)
-    for copy in range(COPIES):
-        mean, sigma = numpy_policy(networks, copy, batch.states, batch.task_embeddings, batch.prior)
-        np.testing.assert_allclose(array(policy.mean[copy]), mean, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(array(policy.sigma[copy]), sigma, rtol=1e-4, atol=1e-5)
-        expected = numpy_q(networks.critics, copy, batch.states, batch.task_embeddings, array(batch.skills[copy]))
-        np.testing.assert_allclose(array(values[copy]), expected, rtol=1e-4, atol=1e-5)
 
 
 # -- TD target: hand-made numbers ---------------------------------------------------------------------
@@ -456,57 +302,7 @@ def test_targets_move_towards_the_critics_by_their_rate(rate: float) -> None:
         assert np.array_equal(array(critic_now), critic)
 
 
-# -- acting ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("standardise", [False, True])
-@pytest.mark.parametrize("config", [CONFIG, EXP_CONFIG], ids=["softplus", "exp"])
-@pytest.mark.parametrize("lanes", [[0, 1, 2, 3, 4], [1, 3], [4]])
-def test_acting_samples_the_policy_of_each_lanes_learner(
-    lanes: list[int], config: ActorCriticConfig, standardise: bool
-) -> None:
-    """Five lanes of learners 1, 0, 1, 1, 0, of which only ``lanes`` are still active."""
-    networks, model = trained_networks(config), standardising_skill_model(LATENT_DIM)
-    chosen = torch.tensor([1, 0, 1, 1, 0])
-    embeddings, noise = torch.randn(5, EMBEDDING_DIM), torch.randn(5, LATENT_DIM)
-    inputs = StateInputs(model, standardise)
-    act = FrozenPolicies(networks, embeddings, inputs, model, lambda lanes, _: noise[lanes], chosen_models=chosen)
-    states = torch.randn(len(lanes), STATE_DIM)
-    skills = act(states, np.array(lanes), 0)
-    for row, lane in enumerate(lanes):
-        learner = int(chosen[lane])
-        seen = (states[row] - model.state_mean) / model.state_sigma if standardise else states[row]
-        output = numpy_mlp(networks.policy, learner, array(torch.cat([seen, embeddings[lane]]))[None])
-        prior = model.skill_prior(states[row : row + 1])
-        policy = residual_gaussian(torch.from_numpy(output).float(), prior, config.sigma_parametrization)
-        torch.testing.assert_close(skills[row].clone(), policy.sample(noise[lane])[0], rtol=1e-4, atol=1e-5)
-
-
-def test_acting_with_one_shared_model_equals_its_policy() -> None:
-    networks, model = trained_networks(copies=1), standardising_skill_model(LATENT_DIM)
-    embeddings, noise = torch.randn(4, EMBEDDING_DIM), torch.randn(4, LATENT_DIM)
-    act = FrozenPolicies(networks, embeddings, StateInputs(model, False), model, lambda lanes, _: noise[lanes])
-    states, lanes = torch.randn(3, STATE_DIM), np.array([0, 2, 3])
-    prior = model.skill_prior(states)
-    with torch.no_grad():
-        policy = networks.policy_distribution(
-            states[None], embeddings[lanes][None], Gaussian(prior.mean[None], prior.sigma[None])
-        )
-    expected = policy.sample(noise[lanes])[0]
-    torch.testing.assert_close(act(states, lanes, 0).clone(), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_acting_asks_for_the_noise_of_its_lanes_and_skill() -> None:
-    asked: list[tuple[list[int], int]] = []
-
-    def noise(lanes: NDArray[np.int64], skill_index: int) -> Tensor:
-        asked.append((lanes.tolist(), skill_index))
-        return torch.zeros(len(lanes), LATENT_DIM)
-
-    networks, model = trained_networks(copies=1), standardising_skill_model(LATENT_DIM)
-    act = FrozenPolicies(networks, torch.zeros(4, EMBEDDING_DIM), StateInputs(model, False), model, noise)
-    act(torch.randn(2, STATE_DIM), np.array([1, 3]), 17)
-    assert asked == [([1, 3], 17)]
+# -- options ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("field", "value"), [("hidden_dim", 0), ("hidden_layers", 0), ("hidden_dim", 10**6)])
