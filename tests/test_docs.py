@@ -162,7 +162,7 @@ def test_how_far_simpl_leads_on_the_image_maze_is_as_the_readme_says(summary: pd
     assert (first["simpl"] > first["spirl"]).all()
     assert (
         f"SiMPL leads SPiRL as in the paper, {first['simpl'].mean():.2f} against {first['spirl'].mean():.2f} over the "
-        "first 100 episodes, its 20 of exploration among them, and in both seeds"
+        "first 100 episodes, its 20 of exploration among them, and in every seed"
     ) in results_section()
     assert f"both rise, to {last['simpl']:.2f} and {last['spirl']:.2f} after 200" in results_section()
 
