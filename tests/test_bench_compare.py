@@ -111,7 +111,9 @@ def test_one_seed_gives_numbers_but_no_interval_and_no_p() -> None:
     c = one(np.array([[0.5, 0.75]]), np.array([[0.25, 0.5], [0.25, 0.5]]))
     assert (c.mean_difference.point, c.mean_difference.low, c.within_tasks, c.by_runs) == (0.25, None, None, None)
     assert c.notes == ("one seed: no interval",)
-    assert verdict(c) == "a is ahead by 0.25 in the runs there are; one seed cannot tell whether others would agree"
+    assert (
+        verdict(c) == "a is ahead of b by 0.25 in the runs there are; one seed cannot tell whether others would agree"
+    )
 
 
 def test_only_shared_tasks_are_compared_and_gaps_are_named() -> None:

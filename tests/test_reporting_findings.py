@@ -85,14 +85,28 @@ def test_one_seed_has_no_interval_and_says_so() -> None:
         found.sentences[0]
         == "Episodes 20-40: other has the highest mean score, 0.80 (one seed: no interval); then one 0.30."
     )
-    assert "one seed cannot tell" in found.sentences[1]
-    assert found.warnings[0] == "other and one: one seed says nothing about other seeds: no interval."
+    assert "other is ahead of one by 0.50 in the runs there are; one seed cannot tell" in found.sentences[1]
+    assert found.warnings == (
+        "other and one: one seed says nothing about other seeds: no interval.",
+        "Episodes 20-40, one and other: one seed: no interval.",
+    )
     assert found.power is None
     table = standings_table(found)
     assert table is not None
     assert [row[2:4] for row in table.rows] == [(None, None)] * 2
     comparisons = comparisons_table(found)
     assert comparisons is not None and "nan" not in comparisons.to_csv()
+
+
+def test_each_number_of_seeds_is_warned_of_once_and_pairs_with_one_defect_share_a_line() -> None:
+    seeds = {"one": 1, "lone": 1, "three": 3, "more": 3}
+    found = find([group(name, 0.1 * (place + 1), seeds=count) for place, (name, count) in enumerate(seeds.items())])
+    alone, few, *rest = found.warnings
+    assert alone == "lone and one: one seed says nothing about other seeds: no interval."
+    assert few.startswith("more and three: 3 seeds are few")
+    (pairs,) = [line for line in rest if line.endswith(": one seed: no interval.")]
+    named = "one and lone; one and three; one and more; lone and three; lone and more"
+    assert pairs == f"Episodes 20-40, {named}: one seed: no interval."
 
 
 def test_a_lone_algorithm_has_nothing_to_be_compared_with() -> None:

@@ -212,16 +212,11 @@ def _by_runs(best: Standing, here: Sequence[Comparison]) -> str:
 def _warnings(found: Findings, here: Sequence[Comparison]) -> list[str]:
     warnings = []
     standings, power, difference = found.standings, found.power, found.power_difference
-    fewest = min((standing.seeds for standing in standings), default=None)
-    coverage = None if fewest is None else coverage_warning(fewest)
-    if coverage is not None:
-        alone = [standing.label for standing in standings if standing.seeds == fewest]
-        correlations = [c.run_correlation for c in here if c.run_correlation is not None and c.tasks > 1]
-        measured = ""
-        if correlations:
-            ends = dict.fromkeys(f"{end:.2f}" for end in (min(correlations), max(correlations)))
-            measured = f"; here it is {' to '.join(ends)}"
-        warnings.append(f"{_names(alone)}: {coverage}{measured}.")
+    for seeds in sorted({standing.seeds for standing in standings}):
+        alike = [standing.label for standing in standings if standing.seeds == seeds]
+        coverage = coverage_warning(seeds)
+        if coverage is not None:
+            warnings.append(f"{_names(alike)}: {coverage}{_measured_correlation(alike, here)}.")
     if power is not None and difference is not None and power.smallest_difference is not None:
         low, high = map(_seeds_text, power.seeds_needed_range)
         warnings.append(
@@ -230,10 +225,25 @@ def _warnings(found: Findings, here: Sequence[Comparison]) -> list[str]:
             f"{difference:.3g} takes {_seeds_text(power.seeds_needed)} seeds of each algorithm ({low} to {high}, for "
             "the spread between seeds is itself known from few runs)."
         )
-    warnings += dict.fromkeys(
-        f"Episodes {c.window}, {c.label_a} and {c.label_b}: {note}." for c in here for note in c.notes
-    )
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for c in here:
+        for note in c.notes:
+            pairs.setdefault((c.window, note), []).append(f"{c.label_a} and {c.label_b}")
+    warnings += [f"Episodes {window}, {'; '.join(named)}: {note}." for (window, note), named in pairs.items()]
     return warnings
+
+
+def _measured_correlation(labels: Sequence[str], here: Sequence[Comparison]) -> str:
+    """How much the scores of one run hang together where these algorithms are compared with each other."""
+    correlations = [
+        c.run_correlation
+        for c in here
+        if c.run_correlation is not None and c.tasks > 1 and {c.label_a, c.label_b} <= set(labels)
+    ]
+    if not correlations:
+        return ""
+    ends = dict.fromkeys(f"{end:.2f}" for end in (min(correlations), max(correlations)))
+    return f"; here it is {' to '.join(ends)}"
 
 
 def interval_text(estimate: Estimate) -> str:

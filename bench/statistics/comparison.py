@@ -158,10 +158,12 @@ def verdict(c: Comparison) -> str:
     gap = abs(c.mean_difference.point)
     ahead, behind = (c.label_a, c.label_b) if c.mean_difference.point >= 0 else (c.label_b, c.label_a)
     if c.within_tasks is None or c.p_holm is None:
-        return f"{ahead} is ahead by {gap:.2f} in the runs there are; one seed cannot tell whether others would agree"
+        lead = f"{ahead} is ahead of {behind} by {gap:.2f} in the runs there are"
+        return f"{lead}; one seed cannot tell whether others would agree"
     interval = _interval_text(c)
     if c.p_holm >= LEVEL:
-        return f"no difference can be told: {ahead} is ahead by {gap:.2f} ({interval}), p {p_text(c.p_holm)}"
+        lead = f"{ahead} is ahead of {behind} by {gap:.2f} ({interval})"
+        return f"no difference can be told: {lead}, p {p_text(c.p_holm)}"
     better = f"{ahead} is better than {behind} by {gap:.2f} ({interval}), p {p_text(c.p_holm)}"
     if c.by_runs is None:
         return f"{better}, if the scores of a run on different tasks are independent"
