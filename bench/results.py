@@ -18,7 +18,7 @@ WINDOWS: tuple[tuple[int, int], ...] = ((0, 20), (20, 40), (40, 60), (90, 110), 
 """Half-open ranges of target-task episodes over which scores are averaged."""
 
 RUN_COLUMNS = ("run", "algo", "env", "preset", "seed", "stage")
-SUMMARY_COLUMNS = ("env", "algo", "preset", "seed", "window", "mean_score", "n_tasks", "seconds")
+SUMMARY_COLUMNS = ("env", "algo", "preset", "changes", "seed", "window", "mean_score", "n_tasks", "seconds")
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,12 @@ def read_run(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     return record, table
 
 
+def run_changes(record: Mapping[str, Any]) -> list[str]:
+    """What sets a run apart from its preset, as one would type it: fields changed, and other offline data."""
+    changes = [f"--{name} {text}" for name, text in sorted(record.get("overrides", {}).items())]
+    return changes if record.get("data") is None else [*changes, f"--data {record['data']}"]
+
+
 def total_seconds(record: Mapping[str, Any]) -> float:
     """Wall time of all stages of a run, reused ones included with the time they once took."""
     return float(sum(stage["seconds"] or 0.0 for stage in record["stages"]))
@@ -111,7 +117,8 @@ def total_seconds(record: Mapping[str, Any]) -> float:
 def summarise(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
     """One row per run and window (``SUMMARY_COLUMNS``), and the names of runs left out with the reason.
 
-    ``seconds`` is the wall time of the whole run, all its stages. A run that did not end is left out.
+    ``changes`` is what the run changed in its preset (``run_changes``); ``seconds`` is the wall time of the whole run,
+    all its stages. A run that did not end is left out.
     """
     records: list[tuple[Any, ...]] = []
     left_out = []
@@ -123,10 +130,10 @@ def summarise(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
         if target_rows(table)["return"].isna().any():
             left_out.append(f"{folder} (NaN returns)")
             continue
-        identity = [record[name] for name in ("env", "algo", "preset", "seed")]
-        seconds = round(total_seconds(record), 1)
+        study = [record[name] for name in ("env", "algo", "preset")]
+        changes, seconds = " ".join(run_changes(record)), round(total_seconds(record), 1)
         records += [
-            (*identity, score.name, round(score.mean_score, 4), score.n_tasks, seconds)
+            (*study, changes, record["seed"], score.name, round(score.mean_score, 4), score.n_tasks, seconds)
             for score in window_scores(table)
         ]
     return pd.DataFrame(records, columns=list(SUMMARY_COLUMNS)), left_out

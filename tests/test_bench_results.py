@@ -87,13 +87,16 @@ def test_without_exploration_the_curve_is_a_plain_centred_mean() -> None:
 def test_the_summary_has_one_line_per_run_and_window(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "one", rows(0, [0.25] * 40))
     write_run(tmp_path / "runs" / "deep" / "two", rows(0, [1 / 3] * 20), seed=1, algo="b")
+    changed = {"overrides": {"skills.prior": "flow"}, "data": "human"}
+    write_run(tmp_path / "runs" / "three", rows(0, [0.5] * 20), **changed)
     lines, left_out = write_summary([tmp_path], tmp_path / "new" / "summary.csv")
-    assert (lines, left_out) == (3, [])
+    assert (lines, left_out) == (4, [])
     assert (tmp_path / "new" / "summary.csv").read_text().splitlines() == [
-        "env,algo,preset,seed,window,mean_score,n_tasks,seconds",
-        "e,b,quick,1,0-20,0.3333,1,12.2",
-        "e,a,quick,0,0-20,0.25,1,12.2",
-        "e,a,quick,0,20-40,0.25,1,12.2",
+        "env,algo,preset,changes,seed,window,mean_score,n_tasks,seconds",
+        "e,b,quick,,1,0-20,0.3333,1,12.2",
+        "e,a,quick,,0,0-20,0.25,1,12.2",
+        "e,a,quick,,0,20-40,0.25,1,12.2",
+        "e,a,quick,--skills.prior flow --data human,0,0-20,0.5,1,12.2",
     ]
 
 
@@ -132,7 +135,7 @@ def test_a_run_is_exported_without_weights_and_summarised(tmp_path: Path, bench:
     assert record["stages"][1]["manifest"]["metrics"]["final_loss"] >= 0
     summary = bench("summary", results, "-o", results / "summary.csv")
     assert summary.out == f"1 lines in {results / 'summary.csv'}\n"
-    assert (results / "summary.csv").read_text().splitlines()[1].startswith("toy-line,toy,smoke,0,0-20,")
+    assert (results / "summary.csv").read_text().splitlines()[1].startswith("toy-line,toy,smoke,,0,0-20,")
     assert bench("export", out / "toy-toy-line-smoke-s0", results / "runs").code == 2
     assert bench("show", folder).code == 0
 

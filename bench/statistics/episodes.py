@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.errors import StorageError, UserError
 from bench.files import read_json
 from bench.lookup import find_task_distribution
-from bench.results import read_run
+from bench.results import read_run, run_changes
 from bench.rows import EPISODES_TABLE, TARGET_PHASES
 from bench.store import RUN_FILE
 
@@ -67,10 +67,7 @@ class LoadedEpisodes:
 
 def run_label(record: Mapping[str, Any]) -> str:
     """The algorithm of a run with what sets it apart from the preset, as one would type it."""
-    changes = [f"--{name} {text}" for name, text in sorted(record.get("overrides", {}).items())]
-    if record.get("data") is not None:
-        changes.append(f"--data {record['data']}")
-    return " ".join([record["algo"], *changes])
+    return " ".join([record["algo"], *run_changes(record)])
 
 
 def load_episodes(folders: Sequence[Path]) -> LoadedEpisodes:
