@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from envs.registry import task_distribution
 from results.studies import skill_reach
 from tests.conftest import ROOT
 
+PAGE = ROOT / "envs" / "image_maze" / "README.md"
 LAYOUT = reference_layout(40)
 CONFIG = SkillConfig(skill_length=10, latent_dim=3, hidden_dim=8, decoder_layers=2, prior_layers=2)
 
@@ -56,11 +61,15 @@ def test_who_chooses_arrives_and_who_does_not_wanders() -> None:
     assert not np.array_equal(chosen, skill_reach.env_steps_to_goals(model, LAYOUT, goals, 8, seed=1))
 
 
-def test_a_skills_artefact_is_measured_goal_by_goal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_image_mazes_page_measures_a_skills_artefact_goal_by_goal(tmp_path: Path) -> None:
     state = {"config": asdict(CONFIG), "observation_dim": 7, "action_dim": 2, "model": random_pushes().state_dict()}
     save_tensors(tmp_path / SKILL_MODEL_FILE, state)
-    skill_reach.main([str(tmp_path), "--env", "image-maze-full", "--choices", "2", "--tries", "1"])
-    lines = capsys.readouterr().out.splitlines()
+    (command,) = re.findall(r"^python (results/studies/.*)$", PAGE.read_text(), flags=re.MULTILINE)
+    words = [str(tmp_path) if word.endswith("skills-HASH") else word for word in shlex.split(command)]
+    assert str(tmp_path) in words and words[words.index("--env") + 1] == "image-maze-full"
+    quickly = ["--choices", "1", "--tries", "1"]
+    made = subprocess.run([sys.executable, *words, *quickly], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = made.stdout.splitlines()
     goals = goals_of("image-maze-full")[1]
     lengths = path_length_map(LAYOUT, skill_reach.START_CELL)
     nearest = min(goals, key=lambda goal: float(lengths[goal]))
