@@ -249,6 +249,14 @@ def test_trained_policies_take_as_long_for_a_cell_as_the_image_mazes_page_says()
     assert f"so 710 are {710 / each:.0f} cells" in (ROOT / IMAGE_MAZE_PAGE).read_text()
 
 
+def test_simpls_successes_on_the_image_maze_take_as_long_as_its_page_says() -> None:
+    folders = [ROOT / "results" / "runs" / f"simpl-image-maze-quick-s{seed}" for seed in range(3)]
+    late = pd.concat([read_run(folder)[1].query("stage == 'adapt' and episode >= 100") for folder in folders])
+    env_steps = late.query("success == 1")["length"].mean()
+    page = " ".join((ROOT / IMAGE_MAZE_PAGE).read_text().split())
+    assert f"SiMPL's successes after its first 100 episodes take {env_steps:.0f} env_steps (shipped results)" in page
+
+
 def test_the_image_maze_pages_code_draws_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
