@@ -168,6 +168,25 @@ def test_how_far_simpl_leads_on_the_image_maze_is_as_the_readme_says(summary: pd
     assert f"both rise, to {last['simpl']:.2f} and {last['spirl']:.2f} after 200" in results_section()
 
 
+def test_both_fail_on_far_goals_of_the_image_maze_as_the_readme_says(summary: pd.DataFrame) -> None:
+    """The paper's negative result (appendix C), and with a flow as skill prior."""
+    lengths = path_length_map(reference_layout(40), (10, 24))
+    tasks = find_task_distribution("image-maze-full").target_tasks
+    far = [place for place, task in enumerate(tasks) if lengths[tuple(map(int, task.spec["goal"]))] > 30]
+    folders = sorted((ROOT / "results" / "runs").glob("*-image-maze-full-*"))
+    rows = [read_run(folder)[1].query("stage == 'adapt'") for folder in folders]
+    reached = [own[own["task"].isin(far)]["success"].mean() for own in rows]
+    assert (
+        f"the {len(far)} target goals more than 30 cells away are reached in at most {100 * max(reached):.1f} % of a "
+        "run's episodes"
+    ) in results_section()
+    runs = summary[summary["env"] == "image-maze-full"].groupby(["changes", "algo"])["seed"].unique()
+    seeds = [
+        f"`{' '.join([algo, *changes.split()])}` {', '.join(map(str, own))}" for (changes, algo), own in runs.items()
+    ]
+    assert f"(Seeds: {'; '.join(seeds)}.)" in results_section()
+
+
 def test_how_sure_three_seeds_are_is_as_simulated() -> None:
     alone, together = (100 * stated_coverage(3, "iqm", share) for share in RUN_CORRELATIONS)
     page = " ".join((ROOT / "README.md").read_text().split())
