@@ -129,10 +129,9 @@ def _print_pair(x: EpisodeReturns, y: EpisodeReturns, comparisons: Sequence[Comp
             print(f"{comparison.window}: note: {note}")
     if family > 1:
         print(f"(p is corrected for {family} comparisons by Holm's method; p runs is not)")
-    warning = coverage_warning(min(min(c.seeds_a, c.seeds_b) for c in comparisons))
     correlations = [c.run_correlation for c in comparisons if c.run_correlation is not None]
-    here = f"; here it is {min(correlations):.2f} to {max(correlations):.2f}" if correlations else ""
-    print(f"warning: {warning}{here}\n" if warning else "")
+    warning = coverage_warning(min(min(c.seeds_a, c.seeds_b) for c in comparisons), correlations)
+    print(f"warning: {warning}\n" if warning else "")
 
 
 def _row(c: Comparison) -> tuple[str, ...]:

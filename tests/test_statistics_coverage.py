@@ -58,7 +58,9 @@ def test_the_warning_has_the_figures() -> None:
     assert f"holds the truth {100 * stated_coverage(3):.0f} % of the time" in text
     assert f"{100 * stated_coverage(3, run_correlation=0.3):.0f} % where the scores of one run hang together" in text
     assert "(at 5)" in str(coverage_warning(7))
-    assert coverage_warning(1) == "one seed says nothing about other seeds: no interval"
+    assert str(coverage_warning(3, [0.25, -0.1, 0.1])).endswith("(correlation 0.3); here it is -0.10 to 0.25")
+    assert str(coverage_warning(3, [0.2, 0.2])).endswith("here it is 0.20")
+    assert coverage_warning(1, [0.2]) == "one seed says nothing about other seeds: no interval"
     assert coverage_warning(20) is None
 
 

@@ -214,9 +214,9 @@ def _warnings(found: Findings, here: Sequence[Comparison]) -> list[str]:
     standings, power, difference = found.standings, found.power, found.power_difference
     for seeds in sorted({standing.seeds for standing in standings}):
         alike = [standing.label for standing in standings if standing.seeds == seeds]
-        coverage = coverage_warning(seeds)
+        coverage = coverage_warning(seeds, _run_correlations(alike, here))
         if coverage is not None:
-            warnings.append(f"{_names(alike)}: {coverage}{_measured_correlation(alike, here)}.")
+            warnings.append(f"{_names(alike)}: {coverage}.")
     if power is not None and difference is not None and power.smallest_difference is not None:
         low, high = map(_seeds_text, power.seeds_needed_range)
         warnings.append(
@@ -233,17 +233,10 @@ def _warnings(found: Findings, here: Sequence[Comparison]) -> list[str]:
     return warnings
 
 
-def _measured_correlation(labels: Sequence[str], here: Sequence[Comparison]) -> str:
+def _run_correlations(labels: Sequence[str], here: Sequence[Comparison]) -> list[float]:
     """How much the scores of one run hang together where these algorithms are compared with each other."""
-    correlations = [
-        c.run_correlation
-        for c in here
-        if c.run_correlation is not None and c.tasks > 1 and {c.label_a, c.label_b} <= set(labels)
-    ]
-    if not correlations:
-        return ""
-    ends = dict.fromkeys(f"{end:.2f}" for end in (min(correlations), max(correlations)))
-    return f"; here it is {' to '.join(ends)}"
+    among = [c for c in here if c.tasks > 1 and {c.label_a, c.label_b} <= set(labels)]
+    return [c.run_correlation for c in among if c.run_correlation is not None]
 
 
 def interval_text(estimate: Estimate) -> str:

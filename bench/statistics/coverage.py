@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -126,17 +126,24 @@ def stated_coverage(seeds: int, statistic: str = "iqm", run_correlation: float =
     return lines[max([known for known in lines if known <= seeds], default=min(lines))]
 
 
-def coverage_warning(seeds: int) -> str | None:
-    """What a reader of intervals made from so few seeds must know; None from 20 seeds on."""
+def coverage_warning(seeds: int, run_correlations: Sequence[float] = ()) -> str | None:
+    """What a reader of intervals made from so few seeds must know; None from 20 seeds on.
+
+    ``run_correlations``: how much the scores of one run hang together in what is looked at, if that is known.
+    """
     if seeds >= max(SEEDS):
         return None
     if seeds < 2:
         return "one seed says nothing about other seeds: no interval"
     alone, together = (stated_coverage(seeds, "iqm", correlation) for correlation in RUN_CORRELATIONS)
     at = "" if seeds in SEEDS else f" (at {max([known for known in SEEDS if known <= seeds], default=min(SEEDS))})"
+    here = ""
+    if run_correlations:
+        ends = dict.fromkeys(f"{end:.2f}" for end in (min(run_correlations), max(run_correlations)))
+        here = f"; here it is {' to '.join(ends)}"
     return (
         f"{seeds} seeds are few: a 95 % interval of the IQM holds the truth {100 * alone:.0f} % of the time{at}, and "
-        f"{100 * together:.0f} % where the scores of one run hang together (correlation {RUN_CORRELATIONS[1]})"
+        f"{100 * together:.0f} % where the scores of one run hang together (correlation {RUN_CORRELATIONS[1]}){here}"
     )
 
 
