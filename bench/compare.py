@@ -125,8 +125,12 @@ def _print_pair(x: EpisodeReturns, y: EpisodeReturns, comparisons: Sequence[Comp
     print_table(title, columns, [_row(comparison) for comparison in comparisons])
     for comparison in comparisons:
         print(f"{comparison.window}: {verdict(comparison)}")
+    noted: dict[str, list[str]] = {}
+    for comparison in comparisons:
         for note in comparison.notes:
-            print(f"{comparison.window}: note: {note}")
+            noted.setdefault(note, []).append(comparison.window)
+    for note, windows in noted.items():
+        print(f"{', '.join(windows)}: note: {note}")
     if family > 1:
         print(f"(p is corrected for {family} comparisons by Holm's method; p runs is not)")
     correlations = [c.run_correlation for c in comparisons if c.run_correlation is not None]

@@ -174,6 +174,14 @@ def test_two_algorithms_are_compared_in_a_table(tmp_path: Path, bench: Bench) ->
     )
 
 
+def test_one_run_of_each_is_said_once_to_be_too_few(tmp_path: Path, bench: Bench) -> None:
+    write_runs(tmp_path, "a", [0.7], episodes=40)
+    write_runs(tmp_path, "b", [0.5], episodes=40)
+    lines = bench("compare", "a", "b", "--results", tmp_path).out.splitlines()
+    assert [line for line in lines if "one seed: no interval" in line] == ["0-20, 20-40: note: one seed: no interval"]
+    assert "warning: one seed says nothing about other seeds: no interval" in lines
+
+
 def test_a_comparison_as_json(tmp_path: Path, bench: Bench) -> None:
     write_runs(tmp_path, "a", [0.8, 0.75], episodes=40)
     write_runs(tmp_path, "b", [0.5, 0.45, 0.55], episodes=40)
