@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "algorithms": {"algorithms", "envs"},
     "bench": {"bench", "slurm", "algorithms", "envs"},  # bench and slurm are one layer: they call each other
     "slurm": {"bench", "slurm", "algorithms", "envs"},
+    "results": {"algorithms", "envs"},  # its studies
 }
 LAYERS = {*MAY_IMPORT, "tests"}
 CORE = [
