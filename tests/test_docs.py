@@ -177,7 +177,7 @@ def test_both_fail_on_far_goals_of_the_image_maze_as_the_readme_says(summary: pd
     rows = [read_run(folder)[1].query("stage == 'adapt'") for folder in folders]
     reached = [own[own["task"].isin(far)]["success"].mean() for own in rows]
     assert (
-        f"the {len(far)} target goals more than 30 cells away are reached in at most {100 * max(reached):.1f} % of a "
+        f"the {len(far)} target goals more than 30 cells away are reached in at most {100 * max(reached):.2f} % of a "
         "run's episodes"
     ) in results_section()
     runs = summary[summary["env"] == "image-maze-full"].groupby(["changes", "algo"])["seed"].unique()
