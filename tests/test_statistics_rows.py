@@ -112,11 +112,12 @@ def test_folders_without_runs_are_refused(tmp_path: Path) -> None:
 def test_the_shipped_runs_give_the_shipped_summary() -> None:
     loaded = load_episodes([ROOT / "results" / "runs"])
     assert loaded.excluded == ()
-    summary = pd.read_csv(ROOT / "results" / "summary.csv")
+    summary = pd.read_csv(ROOT / "results" / "summary.csv", keep_default_na=False)
+    summary["label"] = (summary["algo"] + " " + summary["changes"]).str.rstrip()
     for group in loaded.groups:
-        for window, part in summary.query(
-            "env == @group.env and algo == @group.label and preset == @group.preset"
-        ).groupby("window"):
+        own = summary.query("env == @group.env and label == @group.label and preset == @group.preset")
+        assert len(own)
+        for window, part in own.groupby("window"):
             start, stop = map(int, str(window).split("-"))
             scores = window_scores(group, start, stop)
             assert scores.seeds == tuple(part["seed"])
