@@ -225,11 +225,11 @@ def _warnings(found: Findings, here: Sequence[Comparison]) -> list[str]:
             f"{difference:.3g} takes {_seeds_text(power.seeds_needed)} seeds of each algorithm ({low} to {high}, for "
             "the spread between seeds is itself known from few runs)."
         )
-    pairs: dict[tuple[str, str], list[str]] = {}
+    pairs: dict[str, list[str]] = {}
     for c in here:
         for note in c.notes:
-            pairs.setdefault((c.window, note), []).append(f"{c.label_a} and {c.label_b}")
-    warnings += [f"Episodes {window}, {'; '.join(named)}: {note}." for (window, note), named in pairs.items()]
+            pairs.setdefault(note, []).append(f"{c.label_a} and {c.label_b}")
+    warnings += [f"Episodes {found.window_name}, {'; '.join(named)}: {note}." for note, named in pairs.items()]
     return warnings
 
 

@@ -38,6 +38,7 @@ from envs.maze.world import (
 from envs.randomness import keyed_rng
 from envs.registry import task_distribution_summary
 
+START_CELL: Cell = (round(START_POSITION[0]), round(START_POSITION[1]))
 TRAIN_TASKS = 20
 TARGET_TASKS = 10
 PATH_LENGTHS = {"image-maze": (12.0, 25.0), "image-maze-full": (5.0, math.inf)}
@@ -131,8 +132,7 @@ def draw_goals_apart(
     They lie further apart than two success radii: no place solves two tasks, and so none that training rewards solves a
     target task. Raises ``ValueError`` if the layout has too few such cells.
     """
-    start = (round(START_POSITION[0]), round(START_POSITION[1]))
-    lengths = path_length_map(layout, start)
+    lengths = path_length_map(layout, START_CELL)
     shortest, longest = path_lengths
     candidates = np.argwhere(np.isfinite(lengths) & (lengths >= shortest) & (lengths <= longest))
     goals: list[Cell] = []

@@ -25,15 +25,14 @@ from numpy.typing import NDArray
 from algorithms.networks import torch_generator
 from algorithms.rollout import LowLevelPolicy
 from algorithms.skill_model import SkillModel, load_skill_model
-from envs.image_maze.tasks import PATH_LENGTHS, goals_of
+from envs.image_maze.tasks import PATH_LENGTHS, START_CELL, goals_of
+from envs.image_maze.views import HAS_PREVIOUS, OBSERVATION_DIM, PREVIOUS_POSITION
 from envs.image_maze.world import START_POSITION
 from envs.maze.layout import Layout, reference_layout
 from envs.maze.physics import CELL_CENTRE_OFFSET, PointMassBatch
-from envs.maze.planner import path_length_map
+from envs.maze.planner import Cell, path_length_map
 from envs.maze.world import EPISODE_ENV_STEPS, SUCCESS_RADIUS
 from envs.registry import task_distribution
-
-START_CELL = (round(START_POSITION[0]), round(START_POSITION[1]))
 
 
 def distances(lengths: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -53,15 +52,16 @@ def distances(lengths: NDArray[np.float64], positions: NDArray[np.float64]) -> N
 
 @torch.no_grad()
 def env_steps_to_goals(
-    model: SkillModel, layout: Layout, goals: list[tuple[int, int]], choices: int, seed: int
+    model: SkillModel, layout: Layout, goals: list[Cell], choices: int, seed: int
 ) -> NDArray[np.int64]:
     """After how many env_steps, in whole skills, each goal is reached: (T,); -1 where it is not in an episode."""
     generator, low_level = torch_generator(seed, "skill reach"), LowLevelPolicy(model)
     skill_length = model.config.skill_length
     physics = PointMassBatch(layout, len(goals) * choices)
-    lengths = np.repeat([path_length_map(layout, goal) for goal in goals], choices, axis=0)
+    lengths_to = {goal: path_length_map(layout, goal) for goal in set(goals)}
+    lengths = np.repeat([lengths_to[goal] for goal in goals], choices, axis=0)
     targets = np.repeat(np.array(goals, dtype=np.float64), choices, axis=0)
-    rows = np.zeros((len(targets), 7), dtype=np.float32)  # observations: see ImageMazeWorld
+    rows = np.zeros((len(targets), OBSERVATION_DIM), dtype=np.float32)  # as ImageMazeWorld observes
     rows[:, :2] = START_POSITION
     reached = np.full(len(goals), -1)
     for skill in range(EPISODE_ENV_STEPS // skill_length):
@@ -72,7 +72,7 @@ def env_steps_to_goals(
         hit = np.zeros(len(rows), dtype=bool)
         for env_step in range(skill_length):
             physics.controls[:] = low_level.act(seen).numpy().clip(-1.0, 1.0)
-            rows[:, 4:6], rows[:, 6] = physics.positions, 1.0
+            rows[:, PREVIOUS_POSITION], rows[:, HAS_PREVIOUS] = physics.positions, 1.0
             physics.step()
             rows[:, :2], rows[:, 2:4] = physics.positions, physics.velocities
             hit |= np.hypot(*(physics.positions - targets).T) <= SUCCESS_RADIUS
