@@ -148,34 +148,47 @@ class StackedMLP(nn.Module):
 
 
 class BatchNormMLP(nn.Module):
-    """SPiRL's predictor: LeakyReLU(0.2) and batch norm on hidden layers. (B, in_dim) -> (B, out_dim)."""
+    """SPiRL's predictor: (B, in_dim) -> (B, out_dim).
+
+    An input layer with LeakyReLU(0.2), ``blocks`` of linear, batch norm and LeakyReLU(0.2), and a linear head. SPiRL's
+    ``num_layers`` counts the blocks alone. Weights start xavier-normal and biases at 0; a linear before a batch norm
+    has no bias, which the norm would take away again (released code, all of it).
+    """
 
     NEGATIVE_SLOPE = 0.2
 
-    def __init__(self, in_dim: int, hidden_dim: int, hidden_layers: int, out_dim: int) -> None:
+    def __init__(self, in_dim: int, hidden_dim: int, blocks: int, out_dim: int) -> None:
         super().__init__()
-        dims = [in_dim] + [hidden_dim] * hidden_layers
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(dims))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(hidden_dim) for _ in range(hidden_layers))
+        self.input = nn.Linear(in_dim, hidden_dim)
+        self.linears = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in range(blocks))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(hidden_dim) for _ in range(blocks))
         self.head = nn.Linear(hidden_dim, out_dim)
+        for linear in (self.input, *self.linears, self.head):
+            assert isinstance(linear, nn.Linear)
+            nn.init.xavier_normal_(linear.weight)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        hidden = inputs
+        return self.after_input(self.input(inputs))
+
+    def after_input(self, hidden: Tensor) -> Tensor:
+        """The rest of the network, from what its input layer makes of the inputs (B, hidden): (B, out_dim)."""
+        hidden = F.leaky_relu(hidden, self.NEGATIVE_SLOPE)
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            hidden = F.leaky_relu(norm(linear(hidden)), self.NEGATIVE_SLOPE)
+            hidden = F.leaky_relu(norm(linear(hidden)), self.NEGATIVE_SLOPE, inplace=True)
         output: Tensor = self.head(hidden)
         return output
 
     @torch.no_grad()
     def folded(self) -> list[tuple[Tensor, Tensor]]:
         """The network in evaluation mode as [(weight (in, out), bias (out,))]: batch norm folded into each linear."""
-        layers = []
+        layers = [(self.input.weight.t().contiguous(), self.input.bias.clone())]
         for linear, norm in zip(self.linears, self.norms, strict=True):
             assert isinstance(linear, nn.Linear) and isinstance(norm, nn.BatchNorm1d)
             assert norm.running_var is not None and norm.running_mean is not None
             scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            weight = (linear.weight * scale[:, None]).t().contiguous()
-            layers.append((weight, (linear.bias - norm.running_mean) * scale + norm.bias))
+            layers.append(((linear.weight * scale[:, None]).t().contiguous(), norm.bias - norm.running_mean * scale))
         layers.append((self.head.weight.t().contiguous(), self.head.bias.clone()))
         return [(weight.detach(), bias.detach()) for weight, bias in layers]
 

@@ -27,7 +27,7 @@ from algorithms.rollout import (
     max_skills_per_episode,
 )
 from algorithms.stage import Progress, Stage, StageContext, StageReport, TimedWork
-from envs.core import TaskDistribution
+from envs.core import NO_TASK, TaskDistribution
 from envs.trajectories import Trajectories
 
 TRAJECTORIES_FILE = "trajectories.hdf5"
@@ -35,7 +35,7 @@ MIN_STATE_SIGMA = 0.01
 """Deviation that states are divided by at least. A joint that never moves in the data but for sensor noise would
 otherwise be noise blown up to unit size, and a bump against it in a roll-out an input a thousand deviations away."""
 ROLLOUTS = 40
-"""Episodes in the picture and its success rates, spread over the target tasks."""
+"""Episodes in the picture and in the numbers beside it."""
 
 
 def load_trajectories(context: StageContext, min_length: int) -> Trajectories:
@@ -182,17 +182,16 @@ def draw_rollouts(
     path: Path,
     title: str,
 ) -> dict[str, float]:
-    """Act without a task, draw the paths, and return what they did and earned on the target tasks.
+    """Act without a task, draw the paths, and return what they did.
 
     ``choose(states (A, D), noise (A, Z))`` gives skills or actions (A, Z); episode i is keyed by (*key, i).
     """
-    tasks = [distribution.target_tasks[i % len(distribution.target_tasks)] for i in range(ROLLOUTS)]
     keys: list[EpisodeKey] = [(*key, i) for i in range(ROLLOUTS)]
     max_skills = max_skills_per_episode(distribution.episode_env_steps, low_level_policy.skill_length)
     noise = EpisodeNoise(keys, max_skills, latent_dim)
     episodes = collect_episodes(
         distribution.make_world(ROLLOUTS),
-        tasks,
+        [NO_TASK] * ROLLOUTS,
         keys,
         lambda states, lanes, skill_index: choose(states, noise(lanes, skill_index)),
         low_level_policy,
@@ -200,8 +199,5 @@ def draw_rollouts(
     )
     paths = [episode.path for episode in episodes if episode.path is not None]
     if distribution.draw_paths is not None:
-        distribution.draw_paths(paths, tasks, path, title)
-    metrics = {"mean_return": sum(episode.episode_return for episode in episodes) / len(episodes)}
-    if distribution.describe_episodes is not None:
-        metrics |= distribution.describe_episodes(paths)
-    return metrics
+        distribution.draw_paths(paths, [], path, title)
+    return {} if distribution.describe_episodes is None else dict(distribution.describe_episodes(paths))

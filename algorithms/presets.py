@@ -12,36 +12,59 @@ from typing import Any
 
 Values = Mapping[str, Any]
 
-SKILLS_SMOKE: Values = {"skills.passes": 60, "skills.hidden_dim": 32, "skills.standardise_states": True}
+SKILLS_SMOKE: Values = {
+    "skills.passes": 60,
+    "skills.hidden_dim": 32,
+    "skills.standardise_states": True,
+    "skills.held_out_fraction": 0.05,
+}
+
+SKILLS_QUICK: Values = {
+    "skills.standardise_states": True,
+    "skills.final_learning_rate_fraction": 0.1,
+    "skills.held_out_fraction": 0.05,
+}
+
+KITCHEN_SKILLS: Values = {
+    "skills.encoder_output_dim": 128,
+    "skills.decoder_layers": 5,
+    "skills.kl_weight": 5e-4,
+    "skills.crops": "by_transitions",
+    "skills.passes": 5000,  # 100 epochs of 50 passes
+    "skills.held_out_fraction": 0.01,
+}
+"""Released SPiRL on the kitchen."""
 
 SKILL_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "paper"): {},
-    ("maze", "quick"): {
-        "skills.passes": 600,
-        "skills.standardise_states": True,
-        "skills.final_learning_rate_fraction": 0.1,
-    },
+    ("maze", "quick"): {**SKILLS_QUICK, "skills.passes": 600},
     ("maze", "smoke"): SKILLS_SMOKE,
-    # SPiRL's kitchen: 100 epochs of 50 passes.
-    ("kitchen", "paper"): {"skills.passes": 5000, "skills.decoder_layers": 5, "skills.kl_weight": 5e-4},
+    ("kitchen", "paper"): KITCHEN_SKILLS,
     ("kitchen", "quick"): {
-        # With 1500 passes the low-level policy gets stuck: prior roll-outs complete 1.4 subtasks instead of 2.5.
-        "skills.passes": 4000,
+        **SKILLS_QUICK,
+        "skills.encoder_output_dim": 128,
         "skills.decoder_layers": 5,
-        # 5e-4 leaves 24 nats in z on the scripted data, and roll-outs of the prior complete 0.5 subtasks.
-        "skills.kl_weight": 5e-3,
-        "skills.standardise_states": True,
-        "skills.final_learning_rate_fraction": 0.1,
+        # With a quarter of these passes, 1 crop per trajectory each, the low-level policy gets stuck: prior roll-outs
+        # complete 1.4 subtasks of any kind instead of 2.5.
+        "skills.passes": 5000,
+        # 2.5e-4 leaves 24 nats in z on the scripted data, and roll-outs of the prior complete 0.5 subtasks.
+        "skills.kl_weight": 2.5e-3,
     },
-    ("kitchen", "smoke"): {**SKILLS_SMOKE, "skills.decoder_layers": 5, "skills.kl_weight": 5e-4},
+    ("kitchen", "smoke"): {
+        **SKILLS_SMOKE,
+        "skills.encoder_output_dim": 32,
+        "skills.decoder_layers": 5,
+        "skills.kl_weight": 5e-4,
+    },
     # SPiRL's closed-loop image model has the maze's values.
     ("image-maze", "paper"): {},
     ("image-maze", "quick"): {
+        **SKILLS_QUICK,  # the networks see views; critics and task encoder take this scale over
         "skills.passes": 800,
         "skills.batch_size": 64,  # 640 views an update: 67 ms on a busy core, so 24,000 are 27 minutes
+        "skills.prior_view_encoder": "shared",  # half the convolutions
+        "skills.prior_weight": 0.1,  # with which the prior's loss does not rule the shared convolutions
         "skills.frame_difference_gain": 4.0,
-        "skills.standardise_states": True,  # the networks see views; critics and task encoder take this scale over
-        "skills.final_learning_rate_fraction": 0.1,
     },
     ("image-maze", "smoke"): {
         **SKILLS_SMOKE,

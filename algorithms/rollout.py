@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from algorithms.networks import FoldedMLP
 from algorithms.skill_model import SkillModel
-from algorithms.view_encoder import FoldedConvEncoder
+from algorithms.view_encoder import ConvEncoder, FoldedConvEncoder, as_floats
 from envs.core import Task, World
 from envs.randomness import keyed_rng
 
@@ -110,7 +110,7 @@ class LowLevelPolicy:
         self._choices_are_latents = choices_are_latents
         self._model, self._views = model, model.views
         self._network = FoldedMLP(model.decoder)
-        self._view_encoder = None if model.view_encoder is None else FoldedConvEncoder(model.view_encoder)
+        self._view_encoders = [FoldedConvEncoder(cast(ConvEncoder, encoder)) for encoder in model.view_encoders]
         self._mean = model.state_mean.cpu()
         self._inverse_sigma = 1.0 / model.state_sigma.cpu()
         self._observation_dim, self._seen_dim = model.observation_dim, model.seen_dim
@@ -119,10 +119,10 @@ class LowLevelPolicy:
     @torch.no_grad()
     def see(self, observations: Tensor) -> Tensor:
         """See ``ActsInBetween.see``; views are of the world's own scene."""
-        if self._views is None or self._view_encoder is None:
+        if self._views is None:
             return observations
-        views = torch.from_numpy(self._views.draw(observations.numpy()))
-        return torch.cat([observations, self._view_encoder(views)], dim=1)
+        pixels = as_floats(torch.from_numpy(self._views.draw(observations.numpy())))
+        return torch.cat([observations, *(encoder(pixels) for encoder in self._view_encoders)], dim=1)
 
     @torch.inference_mode()
     def begin(self, skills: Tensor, states: Tensor) -> None:
@@ -139,7 +139,7 @@ class LowLevelPolicy:
             torch.sub(states, self._mean, out=part)
             part.mul_(self._inverse_sigma)
         else:
-            part.copy_(states[:, self._observation_dim :])
+            part.copy_(states[:, self._observation_dim : self._observation_dim + self._seen_dim])
         return self._network(self._inputs)
 
     def drop(self, kept: NDArray[np.bool_]) -> None:

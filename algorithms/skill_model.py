@@ -6,21 +6,28 @@ Pertsch, Lee, Lim 2020 (arXiv 2010.11944), as used by SiMPL (Nam et al. 2022, ar
     equation 3:   max  E_q [ sum_t log pi(a_t given s_t, z) ] - beta KL(q, N(0, I))
     prior:        min  KL(stopgrad q, p)
 
-Closed loop: the low-level policy sees the current state at each env_step.
+    loss = mean (a - decoded)^2 / 2  +  beta mean KL(q, N(0, I))  -  mean log p(z given s_0)
+
+Closed loop: the low-level policy sees the current state at each env_step; its action is a Gaussian's mean, of unit
+variance while it learns. Reductions are the released code's, without which beta means nothing: the first two terms are
+means over all their axes (batch, time and action; batch and latent dimension), the last is a sum over z. Network shapes
+and their start are those of the released code, too (``networks.BatchNormMLP``, ``skill_encoder.py``).
 
 Differences from paper and released code
 - The prior's loss is the released default, the negative log likelihood of the sampled z; ``prior_loss=kl`` is
   the paper's formula (equal up to a constant in expectation, with less variance).
-- Every loss is a mean over all its axes, as in the released code: ``kl_weight`` means nothing with sums.
+- The constant of the actions' likelihood, log(2 pi) / 2, is left out of the loss.
+- RAdam is torch's, where the released code has its own of the same algorithm.
 - States are standardised by the data's mean and deviation where ``standardise_states`` is on (off in ``paper``).
-- Images: one convolutional encoder, where SPiRL's code gives the prior one of its own beside that of encoder and
-  decoder; ``frame_difference_gain`` (off in ``paper``).
+- Images: ``prior_view_encoder=shared`` lets one convolutional encoder serve all three networks, where SPiRL's code
+  gives the prior one of its own, and ``prior_weight`` then keeps the prior's loss from ruling it;
+  ``frame_difference_gain`` (all off in ``paper``).
 - ``prior=flow``, which neither has; ``flow_prior.py`` says what a policy then chooses.
 
 What the networks see of an observation
-- the state, standardised; or, where the world has views, only what one convolutional encoder (``view_encoder.py``)
-  makes of the view: F features that encoder, low-level policy and prior share. All three losses reach that encoder.
-  The prior's loss takes the sample z as given, there too.
+- the state, standardised; or, where the world has views, only what a convolutional encoder (``view_encoder.py``) makes
+  of the view. Encoder and low-level policy share one, the prior has its own behind it: F = 64 features. Where the prior
+  shares theirs, F is 32, and all three losses reach that encoder. The prior's loss takes the sample z as given.
 - ``see`` draws views from the rows that stand for them and appends their features to the row. A state, to all else
   here, is then a row with its features, D + F columns: whoever keeps one need not draw or convolve again.
 
@@ -29,7 +36,7 @@ Axes: B batch, K env_steps of a skill, D observation feature, F feature of a vie
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -43,8 +50,8 @@ from algorithms.files import load_tensors
 from algorithms.flow_prior import FlowPrior
 from algorithms.networks import BatchNormMLP, Gaussian, StandardisedModel
 from algorithms.ranges import COUNT, RATE, WEIGHT, require_between, require_log_sigma_clamp
-from algorithms.stage import ADDED_LATER
-from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder
+from algorithms.skill_encoder import SkillEncoder
+from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder, as_floats
 from envs.core import Views
 
 SKILL_MODEL_FILE = "skill_model.pt"
@@ -62,24 +69,34 @@ class SkillConfig:
     """dim(z) (paper and SPiRL: 10)."""
     hidden_dim: int = 128
     """Width of every network (SPiRL: 128)."""
+    encoder_output_dim: int = 32
+    """Width between the skill encoder's LSTM and its head (SPiRL: maze 32, kitchen 128)."""
     decoder_layers: int = 3
-    """Hidden layers of the low-level policy (SPiRL: maze 3, kitchen 5)."""
+    """Blocks of the low-level policy between its input layer and its head (SPiRL: maze 3, kitchen 5)."""
     prior_layers: int = 6
-    """Hidden layers of the skill prior (SPiRL: 6)."""
+    """Blocks of the skill prior between its input layer and its head (SPiRL: 6)."""
     kl_weight: float = 1e-2
-    """beta in equation 3 (SPiRL: maze 1e-2, kitchen 5e-4), with losses as means."""
+    """beta in equation 3 (SPiRL: maze 1e-2, kitchen 5e-4), with reductions as in the released code."""
+    prior_weight: float = 1.0
+    """Departure: weight of the prior's loss. It matters only where the prior shares its view encoder (SPiRL: 1)."""
     prior_loss: Literal["nll", "kl"] = "nll"
     """``nll``: released default, NLL of the sampled z; ``kl``: the paper's KL(stopgrad q, p)."""
-    prior: Literal["gaussian", "flow"] = field(default="gaussian", metadata=ADDED_LATER)
+    prior: Literal["gaussian", "flow"] = "gaussian"
     """``gaussian``: SPiRL's and SiMPL's; ``flow``: a normalising flow (``flow_prior.py``), which SiMPL's appendix C
     suggests for goals all over a large maze."""
-    frame_difference_gain: float = field(default=0.0, metadata=ADDED_LATER)
+    frame_difference_gain: float = 0.0
     """Departure: the encoder of views gets, instead of each older frame, this times its difference from the newest. An
     env_step moves the image by a third of a pixel; scaled up, velocity is seen sooner (SPiRL: 0, the frame itself)."""
+    prior_view_encoder: Literal["own", "shared"] = "own"
+    """Where there are views: convolutions of the prior's own (SPiRL), or, a departure, those of encoder and decoder."""
+    crops: Literal["one_per_trajectory", "by_transitions"] = "one_per_trajectory"
+    """What a pass is. ``one_per_trajectory``: a random crop of each (SPiRL's image maze). ``by_transitions``: one for
+    every K + 1 transitions of the data, each of a random trajectory (SPiRL's kitchen)."""
     passes: int = 2000
-    """Passes over the data, one random crop per trajectory each (SPiRL maze: 200 epochs x 10 passes)."""
+    """Passes over the data (SPiRL: image maze 200 epochs x 10; kitchen 100 x 50. For the state maze SiMPL published
+    neither loader nor budget; ours is the image maze's)."""
     batch_size: int = 128
-    """Crops per update (SPiRL: 128)."""
+    """Crops per update (SPiRL: 128). A pass's last crops, too few for a batch, are left out (SPiRL)."""
     learning_rate: float = 1e-3
     """RAdam (SPiRL: 1e-3)."""
     initial_gradient_norm: float = 1e-3
@@ -95,14 +112,15 @@ class SkillConfig:
     held-out trajectories included (SPiRL: raw states)."""
     final_learning_rate_fraction: float = 1.0
     """Departure: the learning rate falls linearly to this fraction of itself (SPiRL: constant)."""
-    held_out_fraction: float = 0.05
-    """Trajectories kept for the figures in the manifest (ours)."""
+    held_out_fraction: float = 0.1
+    """Trajectories kept for the figures in the manifest (SPiRL: maze 0.1, kitchen 0.01)."""
 
     def validate(self) -> None:
-        require_between(self, COUNT, "skill_length", "latent_dim", "hidden_dim", "decoder_layers", "prior_layers")
+        require_between(self, COUNT, "skill_length", "latent_dim", "hidden_dim", "encoder_output_dim")
+        require_between(self, COUNT, "decoder_layers", "prior_layers")
         require_between(self, COUNT, "passes", "batch_size")
         require_between(self, RATE, "learning_rate", "final_learning_rate_fraction")
-        require_between(self, WEIGHT, "initial_gradient_norm")
+        require_between(self, WEIGHT, "initial_gradient_norm", "prior_weight")
         require_between(self, (0.0, WEIGHT[1]), "kl_weight", "frame_difference_gain")
         require_between(self, (0, COUNT[1]), "clipped_updates")
         if not 0 < self.held_out_fraction < 1:
@@ -125,8 +143,7 @@ class SkillModel(StandardisedModel):
         latent, hidden = config.latent_dim, config.hidden_dim
         self.seen_dim = observation_dim if views is None else VIEW_FEATURES
         """What each network sees of a state."""
-        self.encoder = nn.LSTM(action_dim + self.seen_dim, hidden, batch_first=True)
-        self.encoder_head = nn.Linear(hidden, 2 * latent)
+        self.encoder = SkillEncoder(action_dim + self.seen_dim, hidden, config.encoder_output_dim, latent)
         self.decoder = BatchNormMLP(self.seen_dim + latent, hidden, config.decoder_layers, action_dim)
         self.prior: BatchNormMLP | FlowPrior
         if config.prior == "flow":
@@ -134,9 +151,12 @@ class SkillModel(StandardisedModel):
             self.prior = FlowPrior(self.seen_dim, hidden, config.prior_layers, latent, clamp)
         else:
             self.prior = BatchNormMLP(self.seen_dim, hidden, config.prior_layers, 2 * latent)
-        self.view_encoder = None if views is None else ConvEncoder(*views.shape[:2], config.frame_difference_gain)
-
-        self.feature_dim = 0 if views is None else VIEW_FEATURES
+        encoders = 0 if views is None else 2 if config.prior_view_encoder == "own" else 1
+        self.view_encoders = nn.ModuleList(
+            ConvEncoder(*views.shape[:2], config.frame_difference_gain) for _ in range(encoders) if views is not None
+        )
+        """``ConvEncoder`` of skill encoder and low-level policy; then the prior's, where it has its own."""
+        self.feature_dim = encoders * VIEW_FEATURES
 
     @property
     def latent_dim(self) -> int:
@@ -157,38 +177,55 @@ class SkillModel(StandardisedModel):
 
         ``scenes`` (B, ...): where each row lies; None: in the world's own scene.
         """
-        if self.views is None or self.view_encoder is None:
+        if self.views is None:
             return observations
         size = len(observations) if self.training else VIEWS_PER_PASS  # batch norm sees a training batch whole
         parts = []
         for first in range(0, len(observations), size):
             rows = observations[first : first + size]
             views = self.views.draw(rows.cpu().numpy(), None if scenes is None else scenes[first : first + size])
-            parts.append(self.view_encoder(torch.from_numpy(views).to(observations.device)))
+            pixels = as_floats(torch.from_numpy(views).to(observations.device))
+            parts.append(torch.cat([encoder(pixels) for encoder in self.view_encoders], dim=-1))
         return torch.cat([observations, torch.cat(parts)], dim=-1)
 
     def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """See ``StandardisedModel.split``: position and velocity, and the frozen features of the view.
 
         SPiRL's high-level policy learns convolutions of its own, from where the prior's end. With frozen features the
-        replay holds 32 numbers instead of 6,144 pixels, and an update costs no convolution.
+        replay holds 32 or 64 numbers instead of 6,144 pixels, and an update costs no convolution.
         """
         if self.views is None:
             return super().split(states)
         return states[..., : self.views.state_dim], states[..., self.observation_dim :]
 
     def seen(self, states: Tensor) -> Tensor:
-        """What the networks see of states (..., D or D + F): (..., seen_dim)."""
-        return self.standardise(states) if self.view_encoder is None else states[..., self.observation_dim :]
+        """What skill encoder and low-level policy see of states (..., D or D + F): (..., seen_dim)."""
+        if self.views is None:
+            return self.standardise(states)
+        return states[..., self.observation_dim : self.observation_dim + VIEW_FEATURES]
+
+    def seen_by_prior(self, states: Tensor) -> Tensor:
+        """What the skill prior sees of states (..., D or D + F): (..., seen_dim)."""
+        return self.standardise(states) if self.views is None else states[..., -VIEW_FEATURES:]
 
     def encode(self, states: Tensor, actions: Tensor) -> Gaussian:
         """q(z given s, a): states (B, K, D) and actions (B, K, A) -> (B, Z)."""
-        outputs, _ = self.encoder(torch.cat([actions, self.seen(states)], dim=-1))
-        return self._gaussian(self.encoder_head(outputs[:, -1]))
+        return self._gaussian(self.encoder(torch.cat([actions, self.seen(states)], dim=-1)))
 
     def decode(self, states: Tensor, latents: Tensor) -> Tensor:
         """Mean action of pi(a given s, z): (B, D), (B, Z) -> (B, A). Also what acts in the world."""
         actions: Tensor = self.decoder(torch.cat([self.seen(states), latents], dim=-1))
+        return actions
+
+    def decode_crops(self, states: Tensor, latents: Tensor) -> Tensor:
+        """``decode`` of each state of a crop with its one skill: (B, K, D), (B, Z) -> (B, K, A).
+
+        The skill's part of the input layer is computed once for each crop.
+        """
+        weight, bias = self.decoder.input.weight, self.decoder.input.bias
+        of_skill = F.linear(latents, weight[:, self.seen_dim :], bias)
+        hidden = F.linear(self.seen(states), weight[:, : self.seen_dim]) + of_skill[:, None]
+        actions: Tensor = self.decoder.after_input(hidden.flatten(0, 1)).unflatten(0, states.shape[:2])
         return actions
 
     def skill_prior(self, states: Tensor) -> Gaussian:
@@ -196,16 +233,16 @@ class SkillModel(StandardisedModel):
         if isinstance(self.prior, FlowPrior):
             mean = states.new_zeros((len(states), self.latent_dim))
             return Gaussian(mean, torch.ones_like(mean))
-        return self._gaussian(self.prior(self.seen(states)))
+        return self._gaussian(self.prior(self.seen_by_prior(states)))
 
     def latents(self, states: Tensor, skills: Tensor) -> Tensor:
         """z of what a high-level policy chose at ``states``: (B, D), (B, Z) -> (B, Z)."""
-        return self.prior.skills(self.seen(states), skills) if isinstance(self.prior, FlowPrior) else skills
+        return self.prior.skills(self.seen_by_prior(states), skills) if isinstance(self.prior, FlowPrior) else skills
 
     def prior_negative_log_likelihood(self, states: Tensor, latents: Tensor) -> Tensor:
         """-log p(z given s), in nats: (B, D), (B, Z) -> (B,)."""
         if isinstance(self.prior, FlowPrior):
-            return self.prior.negative_log_likelihood(self.seen(states), latents)
+            return self.prior.negative_log_likelihood(self.seen_by_prior(states), latents)
         return self.skill_prior(states).negative_log_likelihood(latents).sum(-1)
 
     @torch.no_grad()
@@ -219,8 +256,11 @@ class SkillLosses:
     """The terms of one batch (scalars); ``total`` is what is minimised."""
 
     reconstruction: Tensor
+    """-log pi of the actions at unit variance, without its constant: half the squared error of a feature."""
     encoder_kl: Tensor
+    """KL(q, N(0, I)) of a latent dimension, in nats."""
     prior: Tensor
+    """-log p(z given s_0), or KL(stopgrad q, p), in nats."""
     total: Tensor
 
 
@@ -229,18 +269,13 @@ def skill_losses(model: SkillModel, states: Tensor, actions: Tensor, noise: Tens
     config = model.config
     posterior = model.encode(states, actions)
     latents = posterior.sample(noise)
-    length = states.shape[1]
-    decoded = model.decode(states.flatten(0, 1), latents.repeat_interleave(length, dim=0))
-    # Unit variance: -log pi = squared error / 2 + constant; the released loss drops the 1/2 and the constant.
-    reconstruction = F.mse_loss(decoded, actions.flatten(0, 1))
+    reconstruction = 0.5 * F.mse_loss(model.decode_crops(states, latents), actions)
     encoder_kl = posterior.kl_to_unit().mean() / config.latent_dim
-    if config.prior == "flow":
-        prior_term = model.prior_negative_log_likelihood(states[:, 0], latents.detach()).mean() / config.latent_dim
-    elif config.prior_loss == "nll":
-        prior_term = model.skill_prior(states[:, 0]).negative_log_likelihood(latents.detach()).mean()
+    if config.prior_loss == "nll":
+        prior_term = model.prior_negative_log_likelihood(states[:, 0], latents.detach()).mean()
     else:
-        prior_term = posterior.detach().kl(model.skill_prior(states[:, 0])).mean() / config.latent_dim
-    total = reconstruction + config.kl_weight * encoder_kl + prior_term
+        prior_term = posterior.detach().kl(model.skill_prior(states[:, 0])).mean()
+    total = reconstruction + config.kl_weight * encoder_kl + config.prior_weight * prior_term
     return SkillLosses(reconstruction, encoder_kl, prior_term, total)
 
 
@@ -250,7 +285,7 @@ def load_skill_model(folder: Path, device: str = "cpu", views: Views | None = No
     Raises ``ValueError`` where there are views and the model was learned from states, or the reverse.
     """
     state = load_tensors(folder / SKILL_MODEL_FILE)
-    learned_from_views = any(name.startswith("view_encoder.") for name in state["model"])
+    learned_from_views = any(name.startswith("view_encoders.") for name in state["model"])
     if learned_from_views != (views is not None):
         what = ("views", "none were given") if learned_from_views else ("states", "views were given")
         raise ValueError(f"{folder / SKILL_MODEL_FILE} was learned from {what[0]}, and {what[1]}")

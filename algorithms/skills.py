@@ -1,7 +1,8 @@
 """The skills stage: offline trajectories -> skill model (see ``skill_model.py`` for the model and its losses).
 
-Batches are cut from the flat arrays by one vectorised gather: one random crop per trajectory and pass. Where the world
-has views, a batch draws its own, from its rows and the scenes that they were recorded in.
+Batches are cut from the flat arrays by one vectorised gather. What a pass over the data is, follows SPiRL's loaders: a
+random crop of each trajectory, or one for every K + 1 transitions, each of a trajectory drawn anew. Where the world has
+views, a batch draws its own, from its rows and the scenes that they were recorded in.
 
 Where offline data are from other scenes than the world's, what was learned has to carry over. So its losses are also
 told on trajectories recorded in the world itself (``world_...``), and what the prior adds, against roll-outs of skills
@@ -48,19 +49,28 @@ LATENTS = 1000
 """Skills whose latent vectors are kept for a picture."""
 
 
+STARTS_LEFT_OUT = {"one_per_trajectory": 1, "by_transitions": 3}
+"""A crop of K env_steps could begin at the last K env_steps but so many: SPiRL's crops hold the state after the skill,
+too, and its kitchen loader draws none of the two starts behind that."""
+
+
 class CropSampler:
     """Random K-step crops of trajectories, as one gather from flat arrays."""
 
-    def __init__(self, trajectories: Trajectories, crop_length: int, held_out_fraction: float) -> None:
+    def __init__(
+        self, trajectories: Trajectories, crop_length: int, held_out_fraction: float, starts_left_out: int = 1
+    ) -> None:
+        """Raises ``ValueError`` where less than two trajectories are long enough."""
         ends = torch.from_numpy(np.asarray(trajectories.episode_ends))
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
-        usable = ends - starts >= crop_length
+        shortest = crop_length + starts_left_out
+        usable = ends - starts >= shortest
         self.states, self.actions = as_tensors(trajectories)
         self._scenes = None if trajectories.scenes is None else trajectories.scenes[usable.numpy()]
         self._offsets = torch.arange(crop_length)
         self._starts = starts[usable]
-        self._crop_counts = (ends - starts)[usable] - crop_length + 1
-        usable_name = f"trajectories of at least {crop_length} steps"
+        self._crop_counts = (ends - starts)[usable] - shortest + 1
+        usable_name = f"trajectories of at least {shortest} steps"
         self.training, self.held_out = split_off_held_out(len(self._starts), held_out_fraction, usable_name)
 
     def crops(self, trajectories: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,27 +94,48 @@ class SkillTraining(OfflineTraining):
     def __init__(self, config: SkillConfig, context: StageContext) -> None:
         super().__init__(context)
         self.config = config
+        self._order: tuple[int, Tensor] | None = None
+        """(pass, its permutation of the trajectories), once drawn."""
         distribution = context.task_distribution
-        trajectories = load_trajectories(context, config.skill_length)
-        self.sampler = CropSampler(trajectories, config.skill_length, config.held_out_fraction)
+        trajectories = load_trajectories(context, config.skill_length + STARTS_LEFT_OUT[config.crops])
+        self.sampler = self._sampler_of(trajectories)
         dims = (distribution.observation_dim, distribution.action_dim)
         self.make_model(self.sampler.states, lambda: SkillModel(config, *dims, distribution.views))
         self.optimizer = torch.optim.RAdam(self.model.parameters(), lr=config.learning_rate, foreach=True)
-        self.updates_per_pass = -(-len(self.sampler.training) // config.batch_size)
+        self.updates_per_pass = max(1, self._crops_per_pass() // config.batch_size)
         self.total_updates = config.passes * self.updates_per_pass
 
+    def _sampler_of(self, trajectories: Trajectories) -> CropSampler:
+        config = self.config
+        left_out = STARTS_LEFT_OUT[config.crops]
+        return CropSampler(trajectories, config.skill_length, config.held_out_fraction, left_out)
+
+    def _crops_per_pass(self) -> int:
+        config = self.config
+        if config.crops == "one_per_trajectory":
+            return len(self.sampler.training)
+        return int((1 - config.held_out_fraction) * len(self.sampler.states) / (config.skill_length + 1))
+
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The batch of update ``self.updates``, keyed: each pass is a permutation of the trajectories."""
-        seed, config = self.context.seed, self.config
-        this_pass, place = divmod(self.updates, self.updates_per_pass)
-        order = torch.randperm(len(self.sampler.training), generator=torch_generator(seed, "skills", "pass", this_pass))
-        chosen = self.sampler.training[order[place * config.batch_size :][: config.batch_size]]
+        """The batch of update ``self.updates``, keyed."""
+        generator = torch_generator(self.context.seed, "skills", "update", self.updates)
+        chosen = self._trajectories(generator)
         if len(chosen) == 1:  # batch norm needs two rows
             chosen = chosen.repeat(2)
-        generator = torch_generator(seed, "skills", "update", self.updates)
         states, actions = self._crops(self.sampler, chosen, torch.rand(len(chosen), generator=generator))
-        noise = torch.randn((len(chosen), config.latent_dim), generator=generator)
+        noise = torch.randn((len(chosen), self.config.latent_dim), generator=generator)
         return states, actions, noise.to(self.context.device)
+
+    def _trajectories(self, generator: torch.Generator) -> Tensor:
+        """Which trajectories this update's crops are of: (B,)."""
+        training, size = self.sampler.training, self.config.batch_size
+        if self.config.crops == "by_transitions":
+            return training[torch.randint(len(training), (size,), generator=generator)]
+        this_pass, place = divmod(self.updates, self.updates_per_pass)
+        if self._order is None or self._order[0] != this_pass:
+            of_pass = torch_generator(self.context.seed, "skills", "pass", this_pass)
+            self._order = this_pass, torch.randperm(len(training), generator=of_pass)
+        return training[self._order[1][place * size :][:size]]
 
     def _crops(self, sampler: CropSampler, trajectories: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """``CropSampler.crops`` on the stage's device, with the features of views where there are any."""
@@ -117,9 +148,9 @@ class SkillTraining(OfflineTraining):
 
     def _metrics(self, losses: SkillLosses) -> dict[str, float]:
         return {
-            "reconstruction": float(losses.reconstruction.detach()),
-            "encoder_kl_per_dim": float(losses.encoder_kl.detach()),
-            f"prior_{self.config.prior_loss}_per_dim": float(losses.prior.detach()),
+            "squared_error": 2 * float(losses.reconstruction.detach()),
+            "encoder_kl_nats": float(losses.encoder_kl.detach()) * self.config.latent_dim,
+            f"prior_{self.config.prior_loss}_nats": float(losses.prior.detach()),
         }
 
     def _limit_gradients(self) -> None:
@@ -138,11 +169,7 @@ class SkillTraining(OfflineTraining):
         states, actions = self._crops(sampler, chosen, torch.rand(len(chosen), generator=generator))
         noise = torch.randn((len(chosen), self.config.latent_dim), generator=generator)
         losses = skill_losses(self.model, states, actions, noise.to(self.context.device))
-        return {
-            f"{name}_reconstruction": float(losses.reconstruction.detach()),
-            f"{name}_encoder_kl_nats": float(losses.encoder_kl) * self.config.latent_dim,
-            f"{name}_prior_{self.config.prior_loss}_per_dim": float(losses.prior),
-        }
+        return {f"{name}_{metric}": value for metric, value in self._metrics(losses).items()}
 
     @torch.no_grad()
     def world_losses(self) -> dict[str, float]:
@@ -150,7 +177,7 @@ class SkillTraining(OfflineTraining):
         record = self.context.task_distribution.own_trajectories
         if record is None:
             return {}
-        sampler = CropSampler(record(), self.config.skill_length, self.config.held_out_fraction)
+        sampler = self._sampler_of(record())
         return self._losses_on(sampler, torch.cat([sampler.training, sampler.held_out]), "world")
 
     @torch.no_grad()
@@ -210,5 +237,5 @@ SKILLS_STAGE = StageSpec(
     factory=SkillTraining,
     inputs=("data",),
     tasks="none",
-    implementation="skill_vae/1",
+    implementation="skill_vae/2",
 )

@@ -176,13 +176,13 @@ def tasks_key(spec: StageSpec, distribution: TaskDistribution, target_tasks: tup
     """What a stage's result depends on in the task distribution, as JSON."""
     if spec.name == DATA_STAGE:
         return {"world": distribution.world_fingerprint}
-    if spec.tasks == "none":
-        return None
     key: dict[str, Any] = {
         "world": distribution.world_fingerprint,
         "episode_env_steps": distribution.episode_env_steps,
-        "train": [_task_key(task) for task in distribution.train_tasks],
     }
+    if spec.tasks == "none":
+        return key  # it may act in the world, but has no task there
+    key["train"] = [_task_key(task) for task in distribution.train_tasks]
     if spec.tasks == "target":
         # The index is part of the key: rows name it, and random numbers are keyed by it.
         key["target"] = [[index, _task_key(distribution.target_tasks[index])] for index in target_tasks]

@@ -31,6 +31,10 @@ class Task:
     spec: Mapping[str, Any]
 
 
+NO_TASK = Task("no task", {})
+"""Nothing to reach: no reward, and no end but the time limit. For roll-outs that are judged by what they visit."""
+
+
 class World(VectorEnv[Any, Any, Any]):
     """A simulator stepped as a batch of L lanes; each lane holds one episode of one task.
 
@@ -45,7 +49,7 @@ class World(VectorEnv[Any, Any, Any]):
         """Start one episode per lane and return the first observations (L, D).
 
         ``tasks`` may be shorter than L: the remaining lanes stay finished. Lane i draws everything random
-        about its episode from ``keyed_rng(*episode_keys[i])``.
+        about its episode from ``keyed_rng(*episode_keys[i])``. Worlds that offline data are of accept ``NO_TASK``, too.
         """
         raise NotImplementedError
 

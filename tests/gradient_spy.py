@@ -22,7 +22,7 @@ PARTS = (
     (r"encoder_coefficients\.raw", "encoder coefficients"),
     (r"coefficients?\.raw|alpha\.", "alpha"),
     (r"learner\.encoder\.", "task encoder"),
-    (r"(model|space\.prior)\.encoder(_head)?\.", "skill encoder"),
+    (r"(model|space\.prior)\.encoder\.", "skill encoder"),
     (r"(model|space\.prior)\.decoder\.", "skill decoder"),
     (r"(model|space\.prior)\.prior\.", "skill prior"),
     (r"(model|space\.prior)\.(layers|log_sigma)", "behaviour policy"),

@@ -244,22 +244,24 @@ def test_the_last_layer_stays_in_float32_under_bfloat16_autocast() -> None:
 
 def predictor() -> BatchNormMLP:
     torch.manual_seed(0)
-    network = BatchNormMLP(IN_DIM, hidden_dim=8, hidden_layers=3, out_dim=OUT_DIM)
+    network = BatchNormMLP(IN_DIM, hidden_dim=8, blocks=2, out_dim=OUT_DIM)
     randomise_batch_norms(network)
     return network
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_mlp_equals_numpy(training: bool) -> None:
-    """linear -> batch norm -> LeakyReLU(0.2) on every hidden layer, then a plain linear head."""
+    """linear -> LeakyReLU(0.2), then linear -> batch norm -> LeakyReLU(0.2) per block, then a plain linear head."""
     network, inputs = predictor().train(training), torch.randn(16, IN_DIM)
-    hidden = inputs.double().numpy()
+    assert len(network.linears) == 2
+    hidden = inputs.double().numpy() @ network.input.weight.detach().numpy().T + network.input.bias.detach().numpy()
+    hidden = np.where(hidden > 0, hidden, 0.2 * hidden)
     for linear, norm in zip(network.linears, network.norms, strict=True):
         assert isinstance(linear, nn.Linear)
         assert isinstance(norm, nn.BatchNorm1d)
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        hidden = hidden @ linear.weight.detach().double().numpy().T + linear.bias.detach().numpy()
+        hidden = hidden @ linear.weight.detach().double().numpy().T
         mean = hidden.mean(0) if training else norm.running_mean.numpy()
         variance = hidden.var(0) if training else norm.running_var.numpy()
         hidden = (hidden - mean) / np.sqrt(variance + 1e-5) * norm.weight.detach().numpy() + norm.bias.detach().numpy()

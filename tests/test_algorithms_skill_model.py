@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from algorithms.files import DamagedFileError, save_tensors
+from algorithms.presets import SKILL_PRESETS
 from algorithms.skill_model import SKILL_MODEL_FILE, SkillConfig, SkillModel, load_skill_model, skill_losses
 from tests.algorithm_helpers import randomise_batch_norms, write_skills
 
 BATCH, OBSERVATION_DIM, ACTION_DIM = 6, 4, 2
-CONFIG = SkillConfig(skill_length=5, latent_dim=3, hidden_dim=8, decoder_layers=2, prior_layers=2, kl_weight=0.03)
+CONFIG = SkillConfig(
+    skill_length=5, latent_dim=3, hidden_dim=8, encoder_output_dim=6, decoder_layers=2, prior_layers=2, kl_weight=0.03,
+)  # fmt: skip
 
 Array = NDArray[np.float64]
 PriorLoss = Literal["nll", "kl"]
@@ -57,25 +60,69 @@ def sigmoid(x: Array) -> Array:
 # -- the three networks ------------------------------------------------------------------------------
 
 
-def test_encoder_equals_an_lstm_over_action_and_state_read_at_its_last_step() -> None:
+def linear(layer: nn.Module, inputs: Array) -> Array:
+    return np.asarray(inputs @ array(layer.weight).T + array(layer.bias))  # type: ignore[arg-type]
+
+
+def test_encoder_equals_a_linear_layer_an_lstm_over_action_and_state_and_two_linear_layers_at_its_last_step() -> None:
     model, (states, actions, _) = make_model(), crops()
-    weights = dict(model.encoder.named_parameters())
+    encoder = model.encoder
     w_in, w_hidden, b_in, b_hidden = (
-        array(weights[name]) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        array(getattr(encoder.cell, name)) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     )
     standardised = (array(states) - array(model.state_mean)) / array(model.state_sigma)
-    inputs = np.concatenate([array(actions), standardised], axis=-1)
+    inputs = linear(encoder.input, np.concatenate([array(actions), standardised], axis=-1))
     hidden, cell = np.zeros((BATCH, CONFIG.hidden_dim)), np.zeros((BATCH, CONFIG.hidden_dim))
     for env_step in range(CONFIG.skill_length):
         gates = inputs[:, env_step] @ w_in.T + b_in + hidden @ w_hidden.T + b_hidden
         into, forget, candidate, out = np.split(gates, 4, axis=1)
         cell = sigmoid(forget) * cell + sigmoid(into) * np.tanh(candidate)
         hidden = sigmoid(out) * np.tanh(cell)
-    output = hidden @ array(model.encoder_head.weight).T + array(model.encoder_head.bias)
-    mean, log_sigma = np.split(output, 2, axis=1)
+    narrow = linear(encoder.output, hidden)
+    assert narrow.shape == (BATCH, 6)
+    mean, log_sigma = np.split(linear(encoder.head, narrow), 2, axis=1)
     posterior = model.encode(states, actions)
     np.testing.assert_allclose(array(posterior.mean), mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(array(posterior.sigma), np.exp(log_sigma), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "decoder", "prior", "encoder_output_dim"),
+    [("maze", (5, 3), (8, 6), 32), ("kitchen", (7, 5), (8, 6), 128)],
+)
+def test_networks_are_as_deep_as_spirls(
+    family: str, decoder: tuple[int, int], prior: tuple[int, int], encoder_output_dim: int
+) -> None:
+    """(linear layers, batch norms) of released SPiRL, closed loop; its encoder is linear, LSTM, linear, linear."""
+    values = {name.removeprefix("skills."): value for name, value in SKILL_PRESETS[family, "paper"].items()}
+    model = SkillModel(dataclasses.replace(SkillConfig(), **values), 7, 3)
+
+    def count(network: nn.Module, kind: type[nn.Module]) -> int:
+        return sum(isinstance(module, kind) for module in network.modules())
+
+    assert (count(model.decoder, nn.Linear), count(model.decoder, nn.BatchNorm1d)) == decoder
+    assert (count(model.prior, nn.Linear), count(model.prior, nn.BatchNorm1d)) == prior
+    assert (count(model.encoder, nn.Linear), count(model.encoder, nn.LSTM)) == (3, 1)
+    assert [tuple(layer.weight.shape) for layer in (model.encoder.input, model.encoder.output, model.encoder.head)] == [
+        (128, 10), (encoder_output_dim, 128), (20, encoder_output_dim),
+    ]  # fmt: skip
+
+
+def test_networks_start_as_spirls() -> None:
+    """Predictors xavier-normal with zero bias; both biases of the LSTM's forget gates at 1."""
+    model = SkillModel(SkillConfig(hidden_dim=128), 64, 2)
+    linears = [m for m in [*model.decoder.modules(), *model.prior.modules()] if isinstance(m, nn.Linear)]
+    assert len(linears) == 5 + 8
+    for layer in linears:
+        fan_out, fan_in = layer.weight.shape
+        assert float(layer.weight.detach().std()) == pytest.approx((2 / (fan_in + fan_out)) ** 0.5, rel=0.15)
+        assert layer.bias is None or not bool(layer.bias.any())
+    largest = max(float(layer.weight.detach().abs().max()) / float(layer.weight.detach().std()) for layer in linears)
+    assert largest > 3.0, "normal, not uniform"
+    for bias in (model.encoder.cell.bias_ih_l0, model.encoder.cell.bias_hh_l0):
+        assert bool((bias[128:256] == 1.0).all())
+        assert not bool((bias[:128] == 1.0).any())
+        assert not bool((bias[256:] == 1.0).any())
 
 
 def test_states_are_standardised_before_every_network() -> None:
@@ -96,7 +143,7 @@ def test_states_are_standardised_before_every_network() -> None:
 def test_log_sigma_of_prior_and_encoder_is_clamped(bias: float, log_sigma: float) -> None:
     model, (states, actions, _) = make_model(), crops()
     with torch.no_grad():
-        for head in (model.prior.head, model.encoder_head):
+        for head in (model.prior.head, model.encoder.head):
             head.weight.zero_()
             head.bias[CONFIG.latent_dim :] = bias
     for gaussian in (model.skill_prior(states[:, 0]), model.encode(states, actions)):
@@ -125,22 +172,26 @@ def squared_errors(model: SkillModel, states: Tensor, actions: Tensor, latents: 
 
 
 @pytest.mark.parametrize("prior_loss", ["nll", "kl"])
-def test_losses_equal_numpy_with_means_over_all_axes(prior_loss: PriorLoss) -> None:
+def test_losses_equal_numpy(prior_loss: PriorLoss) -> None:
     model, (states, actions, noise) = make_model(prior_loss), crops()
     losses = skill_losses(model, states, actions, noise)
 
     posterior, prior = model.encode(states, actions), model.skill_prior(states[:, 0])
     mean, sigma, prior_mean, prior_sigma = (array(t) for t in (*posterior, *prior))
     latents = mean + sigma * array(noise)
-    reconstruction = squared_errors(model, states, actions, torch.from_numpy(latents).float()).mean()
+    errors = squared_errors(model, states, actions, torch.from_numpy(latents).float())
+    density_of_actions = np.exp(-errors / 2) / np.sqrt(2 * np.pi)
+    reconstruction = -np.log(density_of_actions).mean() - 0.5 * np.log(2 * np.pi)
     encoder_kl = (0.5 * (sigma**2 + mean**2 - 1) - np.log(sigma)).mean()
     if prior_loss == "nll":
         density = np.exp(-0.5 * ((latents - prior_mean) / prior_sigma) ** 2) / (prior_sigma * np.sqrt(2 * np.pi))
-        prior_term = -np.log(density).mean()
+        prior_term = -np.log(density).sum(1).mean()
     else:
         prior_term = (
-            np.log(prior_sigma / sigma) + (sigma**2 + (mean - prior_mean) ** 2) / (2 * prior_sigma**2) - 0.5
-        ).mean()
+            (np.log(prior_sigma / sigma) + (sigma**2 + (mean - prior_mean) ** 2) / (2 * prior_sigma**2) - 0.5)
+            .sum(1)
+            .mean()
+        )
     assert float(losses.reconstruction.detach()) == pytest.approx(reconstruction, rel=1e-5)
     assert float(losses.encoder_kl.detach()) == pytest.approx(encoder_kl, rel=1e-5)
     assert float(losses.prior.detach()) == pytest.approx(prior_term, rel=1e-5)
@@ -158,18 +209,18 @@ def test_paper_and_released_prior_losses_agree_in_expectation() -> None:
     kl_model.load_state_dict(model.state_dict())
     kl = float(skill_losses(kl_model, states[:1], actions[:1], torch.zeros(1, CONFIG.latent_dim)).prior.detach())
     sigma = array(model.encode(states[:1], actions[:1]).sigma)
-    entropy_per_dim = (0.5 * np.log(2 * np.pi * np.e) + np.log(sigma)).mean()
-    assert nll == pytest.approx(kl + entropy_per_dim, rel=0.03)
+    entropy = (0.5 * np.log(2 * np.pi * np.e) + np.log(sigma)).sum()
+    assert nll == pytest.approx(kl + entropy, rel=0.03)
 
 
 @pytest.mark.parametrize("prior_loss", ["nll", "kl"])
 @pytest.mark.parametrize(
     ("loss", "learns"),
     [
-        ("reconstruction", {"encoder", "encoder_head", "decoder"}),
-        ("encoder_kl", {"encoder", "encoder_head"}),
+        ("reconstruction", {"encoder", "decoder"}),
+        ("encoder_kl", {"encoder"}),
         ("prior", {"prior"}),
-        ("total", {"encoder", "encoder_head", "decoder", "prior"}),
+        ("total", {"encoder", "decoder", "prior"}),
     ],
 )
 def test_who_gets_gradient_from_what(prior_loss: PriorLoss, loss: str, learns: set[str]) -> None:
@@ -178,7 +229,6 @@ def test_who_gets_gradient_from_what(prior_loss: PriorLoss, loss: str, learns: s
     getattr(skill_losses(model, *crops()), loss).backward()
     networks: dict[str, nn.Module] = {
         "encoder": model.encoder,
-        "encoder_head": model.encoder_head,
         "decoder": model.decoder,
         "prior": model.prior,
     }
@@ -195,9 +245,9 @@ def test_the_prior_sees_only_the_first_state_of_a_skill() -> None:
     before = skill_losses(model, states, actions, noise).prior
     posterior = model.encode(states, actions)
     prior = model.skill_prior(states[:, 0])
-    torch.testing.assert_close(before, posterior.kl(prior).mean() / CONFIG.latent_dim)
+    torch.testing.assert_close(before, posterior.kl(prior).mean())
     last_state_prior = model.skill_prior(states[:, -1])
-    assert abs(float((before - posterior.kl(last_state_prior).mean() / CONFIG.latent_dim).detach())) > 1e-3
+    assert abs(float((before - posterior.kl(last_state_prior).mean()).detach())) > 1e-3
 
 
 # -- artefact -----------------------------------------------------------------------------------------------

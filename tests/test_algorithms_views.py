@@ -34,7 +34,7 @@ from algorithms.skill_space import learned_skills
 from algorithms.skills import CropSampler, SkillTraining
 from algorithms.stage import PlayRequest, StageContext
 from algorithms.transitions import StateInputs, TransitionBatch, transition_fields
-from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder
+from algorithms.view_encoder import VIEW_FEATURES, ConvEncoder, as_floats
 from bench.lookup import why_impossible
 from envs.core import Task, TaskDistribution
 from envs.image_maze.data import recorded_in
@@ -53,6 +53,8 @@ from tests.algorithm_helpers import (
 )
 
 STATE_DIM, ROW_DIM, ACTION_DIM = 4, 7, 2
+FEATURES = 2 * VIEW_FEATURES
+"""Of encoder and decoder, and of the prior."""
 CONFIG = SkillConfig(
     skill_length=5, latent_dim=3, hidden_dim=8, decoder_layers=2, prior_layers=2, passes=4, batch_size=8,
     held_out_fraction=0.2, clipped_updates=2,
@@ -105,9 +107,9 @@ def crops(count: int = 6) -> tuple[Tensor, Tensor, NDArray[np.uint8] | None]:
     return *sampler.crops(chosen, torch.rand(count, generator=torch_generator(0, "crops"))), sampler.scenes(chosen)
 
 
-def context(folder: Path, seed: int = 0) -> StageContext:
+def context(folder: Path, seed: int = 0, episode_env_steps: int = 33) -> StageContext:
     data = write_trajectories(folder / "data", recorded())
-    return stage_context(brief_image_maze(), {"data": data}, seed)
+    return stage_context(brief_image_maze(episode_env_steps), {"data": data}, seed)
 
 
 @cache
@@ -151,15 +153,17 @@ def test_states_are_rows_with_the_features_of_their_views() -> None:
     model, (rows, _, scenes) = make_model(), crops()
     assert model.views is not None
     assert scenes is not None
-    assert model.view_encoder is not None
     flat = rows.flatten(0, 1)
     states = model.see(flat, scenes)
-    assert states.shape == (30, ROW_DIM + VIEW_FEATURES)
+    assert len(model.view_encoders) == 2, "one of encoder and decoder, one of the prior"
+    assert states.shape == (30, ROW_DIM + 2 * VIEW_FEATURES)
     assert torch.equal(states[:, :ROW_DIM], flat)
     for row in (0, 11, 29):  # one at a time
         view = torch.from_numpy(model.views.draw(flat[row : row + 1].numpy(), scenes[row : row + 1]))
-        expected = model.view_encoder(view)[0]
+        expected = torch.cat([encoder(as_floats(view))[0] for encoder in model.view_encoders])
         torch.testing.assert_close(states[row, ROW_DIM:], expected, rtol=1e-4, atol=1e-5)
+    shared = make_model(dataclasses.replace(CONFIG, prior_view_encoder="shared"))
+    assert shared.see(flat, scenes).shape == (30, ROW_DIM + VIEW_FEATURES)
 
 
 def test_many_views_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,24 +191,30 @@ def test_encoder_decoder_and_prior_see_only_the_view() -> None:
 
 
 @pytest.mark.parametrize("prior", ["gaussian", "flow"])
+@pytest.mark.parametrize("prior_view_encoder", ["own", "shared"])
 @pytest.mark.parametrize(
     ("loss", "learns"),
     [
-        ("reconstruction", {"view_encoder", "encoder", "encoder_head", "decoder"}),
-        ("encoder_kl", {"view_encoder", "encoder", "encoder_head"}),
-        ("prior", {"view_encoder", "prior"}),
+        ("reconstruction", {"view_encoders.0", "encoder", "decoder"}),
+        ("encoder_kl", {"view_encoders.0", "encoder"}),
+        ("prior", {"view_encoders.1", "prior"}),
     ],
 )
-def test_who_gets_gradient_from_what(loss: str, learns: set[str], prior: Any) -> None:
-    """Every loss reaches the convolutions. The prior's reaches neither the skill encoder nor the decoder."""
-    model, (rows, actions, scenes) = make_model(dataclasses.replace(CONFIG, prior=prior)).train(), crops()
+def test_who_gets_gradient_from_what(loss: str, learns: set[str], prior_view_encoder: Any, prior: Any) -> None:
+    """The prior's loss reaches convolutions of its own, or those that all share; never skill encoder or decoder."""
+    config = dataclasses.replace(CONFIG, prior=prior, prior_view_encoder=prior_view_encoder)
+    model, (rows, actions, scenes) = make_model(config).train(), crops()
     states = model.see(rows.flatten(0, 1), scenes).unflatten(0, rows.shape[:2])
     getattr(skill_losses(model, states, actions, torch.randn(len(rows), CONFIG.latent_dim)), loss).backward()
+    convolutions = {f"view_encoders.{index}": module for index, module in enumerate(model.view_encoders)}
+    modules = {name: module for name, module in model.named_children() if name != "view_encoders"} | convolutions
     learning = {
         name
-        for name, module in model.named_children()
+        for name, module in modules.items()
         if any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
     }
+    if prior_view_encoder == "shared":
+        learns = {name.replace("view_encoders.1", "view_encoders.0") for name in learns}
     assert learning == learns
 
 
@@ -244,19 +254,19 @@ def test_skills_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_artefact_tells_of_both_places_and_loads_with_the_views(tmp_path: Path) -> None:
-    stage = SkillTraining(CONFIG, context(tmp_path))
+    stage = SkillTraining(CONFIG, context(tmp_path, episode_env_steps=250))
     advance_to_end(stage)
     numbers = stage.write_artefact(tmp_path)
     for place in ("held_out", "world"):
-        for loss in ("reconstruction", "encoder_kl_nats", "prior_nll_per_dim"):
+        for loss in ("squared_error", "encoder_kl_nats", "prior_nll_nats"):
             assert np.isfinite(numbers[f"{place}_{loss}"])
-    assert numbers["held_out_reconstruction"] != numbers["world_reconstruction"]
+    assert numbers["held_out_squared_error"] != numbers["world_squared_error"]
     for kind in ("prior", "unit"):
         assert 0 <= numbers[f"{kind}_rollout_wall_contact_rate"] <= 1
     assert numbers["prior_rollout_cells_visited"] != numbers["unit_rollout_cells_visited"]
     loaded = load_skill_model(tmp_path, views=task_distribution("image-maze").views)
     assert differences(loaded.state_dict(), stage.model.state_dict()) == []
-    assert isinstance(loaded.view_encoder, ConvEncoder)
+    assert [type(encoder) for encoder in loaded.view_encoders] == [ConvEncoder, ConvEncoder]
     with pytest.raises(ValueError, match="learned from views"):
         load_skill_model(tmp_path)
 
@@ -348,7 +358,7 @@ def packed() -> tuple[SkillModel, SkillEpisode, TransitionBatch]:
     """An episode as a batch of one model copy, n = 2."""
     model = make_model().requires_grad_(False)
     episode = act(model)[0]
-    fields = transition_fields(STATE_DIM, 3, 6, VIEW_FEATURES)
+    fields = transition_fields(STATE_DIM, 3, 6, FEATURES)
     rows = StateInputs(model, standardise=True).pack(fields, episode, discount=0.9, n_step=2)
     assert rows.shape == (5, fields.dim)
     return model, episode, TransitionBatch.from_rows(fields, rows[None], torch.zeros(1, 5, 0))
@@ -368,8 +378,8 @@ def test_a_stored_transition_holds_state_and_features_here_and_there() -> None:
 def test_the_policy_sees_features_and_the_critics_do_not() -> None:
     _, _, batch = packed()
     generator = torch_generator(0, "test")
-    networks = SkillActorCritic(ACTOR_CRITIC, STATE_DIM, 3, 0, 1, generator, VIEW_FEATURES)
-    assert networks.policy.layers[0].weight.shape[1] == STATE_DIM + VIEW_FEATURES
+    networks = SkillActorCritic(ACTOR_CRITIC, STATE_DIM, 3, 0, 1, generator, FEATURES)
+    assert networks.policy.layers[0].weight.shape[1] == STATE_DIM + FEATURES
     assert networks.critics.layers[0].weight.shape[1] == STATE_DIM + 3
     for parameter in networks.policy.parameters():
         parameter.data += 0.3
@@ -384,7 +394,7 @@ def test_the_policy_sees_features_and_the_critics_do_not() -> None:
 
 def test_acting_is_the_policy_that_learning_sees() -> None:
     model, episode, batch = packed()
-    networks = SkillActorCritic(ACTOR_CRITIC, STATE_DIM, 3, 0, 1, torch_generator(0, "test"), VIEW_FEATURES)
+    networks = SkillActorCritic(ACTOR_CRITIC, STATE_DIM, 3, 0, 1, torch_generator(0, "test"), FEATURES)
     for parameter in networks.policy.parameters():
         parameter.data += 0.1
     noise = torch.randn(5, 3)
@@ -428,16 +438,16 @@ def test_mtrl_hands_on_what_the_policy_saw(tmp_path: Path) -> None:
     stage = TaskPolicies(config, skills_context(tmp_path / "skills"))
     advance_to_end(stage)
     for saved in stage.finished_learners.values():
-        assert saved["states"].shape[1] == STATE_DIM + VIEW_FEATURES
+        assert saved["states"].shape[1] == STATE_DIM + FEATURES
 
 
 def test_networks_are_as_wide_as_what_they_see(tmp_path: Path) -> None:
     stage = algorithm("spirl").stages[-1].factory(tiny("spirl", "adapt"), skills_context(tmp_path / "skills"))
     assert isinstance(stage, Adaptation)
     space = learned_skills(stage.context)
-    assert space.state_dims(stage.context.task_distribution) == (STATE_DIM, VIEW_FEATURES)
+    assert space.state_dims(stage.context.task_distribution) == (STATE_DIM, FEATURES)
     assert space.state_dims(task_distribution("maze"))[0] == 4
-    assert stage.networks.policy.layers[0].weight.shape[1] == STATE_DIM + VIEW_FEATURES
+    assert stage.networks.policy.layers[0].weight.shape[1] == STATE_DIM + FEATURES
 
 
 @pytest.mark.parametrize("name", algorithm_names())

@@ -18,15 +18,13 @@ from envs.core import Task
 from envs.image_maze.data import IMAGE_MAZE_DATA_PRESETS, ImageMazeDataConfig, ImageMazeDataSource, recorded_in
 from envs.image_maze.single import ImageMazeEnv
 from envs.image_maze.tasks import (
-    CONTACT_TOLERANCE,
-    describe_paths,
     draw_goals_apart,
     draw_task_distributions,
     goals_of,
-    touches_wall,
 )
 from envs.image_maze.views import MazeViews
 from envs.image_maze.world import START_POSITION, ImageMazeWorld
+from envs.maze.coverage import CONTACT_TOLERANCE, describe_paths, touches_wall
 from envs.maze.data import MazeDataConfig
 from envs.maze.layout import free_space_is_connected, reference_layout
 from envs.maze.physics import full_model
@@ -213,7 +211,10 @@ def test_what_episodes_did_is_counted() -> None:
     described = describe_paths(LAYOUT, [at_wall, still])
     assert described["wall_contact_rate"] == 20 / 80
     assert described == task_distribution("image-maze").describe_episodes([at_wall, still])  # type: ignore[misc]
-    assert describe_paths(LAYOUT, [across, still]) == {"wall_contact_rate": 0.0, "cells_visited": 2.0}
+    free = int((~LAYOUT.walls).sum())
+    assert describe_paths(LAYOUT, [across, still]) == {
+        "wall_contact_rate": 0.0, "cells_visited": 2.0, "covered": 3 / free,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

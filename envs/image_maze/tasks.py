@@ -10,21 +10,19 @@ the start, SPiRL's distance among them, for the paper's negative result.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from envs.core import EpisodeRenderer, TaskDistribution
 from envs.image_maze.data import IMAGE_MAZE_DATA_PRESETS, ImageMazeDataSource, recorded_in
 from envs.image_maze.pictures import draw_episodes, draw_recorded_episode
 from envs.image_maze.views import OBSERVATION_DIM, MazeViews
 from envs.image_maze.world import START_POSITION, ImageMazeWorld
+from envs.maze.coverage import describe_paths
 from envs.maze.layout import Layout, reference_layout
-from envs.maze.physics import CELL_CENTRE_OFFSET, PARTICLE_RADIUS, dynamics_fingerprint
+from envs.maze.physics import dynamics_fingerprint
 from envs.maze.pictures import draw_goals, draw_goals_on, draw_paths_on
 from envs.maze.planner import Cell, path_length_map
 from envs.maze.tasks import goal_task
@@ -46,8 +44,6 @@ PATH_LENGTHS = {"image-maze": (12.0, 25.0), "image-maze-full": (5.0, math.inf)}
 _DRAW_SEED = 0
 OWN_TRAJECTORIES = 64
 """Recorded in the 40x40 maze, to judge on them what was learned in others."""
-CONTACT_TOLERANCE = 0.01
-"""A particle this close to a wall touches it."""
 
 
 def make_task_distribution(name: str) -> TaskDistribution:
@@ -84,31 +80,6 @@ def make_task_distribution(name: str) -> TaskDistribution:
         views=MazeViews(layout),
         draw_tasks=partial(draw_goals_on, layout, START_POSITION, train_goals, target_goals),
     )
-
-
-def describe_paths(layout: Layout, observations: Sequence[NDArray[np.floating[Any]]]) -> Mapping[str, float]:
-    """What episodes [(T, 7)] did: the share of their env_steps at a wall, and the cells that one of them visits."""
-    touched = np.concatenate([touches_wall(layout, rows[:, :2]) for rows in observations])
-    cells = [np.unique(np.floor(rows[:, :2] - CELL_CENTRE_OFFSET + 0.5), axis=0) for rows in observations]
-    return {
-        "wall_contact_rate": float(touched.mean()),
-        "cells_visited": float(np.mean([len(visited) for visited in cells])),
-    }
-
-
-def touches_wall(layout: Layout, positions: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    """Whether the particle at joint positions (T, 2) touches a wall, within ``CONTACT_TOLERANCE``: (T,)."""
-    places = positions.astype(np.float64) - CELL_CENTRE_OFFSET  # in cells: cell i covers [i - 0.5, i + 0.5]
-    nearest = np.floor(places + 0.5).astype(np.int64)
-    touched = np.zeros(len(places), dtype=bool)
-    for offset in np.ndindex(3, 3):
-        cells = nearest + np.array(offset) - 1
-        inside = ((cells >= 0) & (cells < layout.walls.shape)).all(axis=1)
-        cells = np.where(inside[:, None], cells, 0)
-        outside_box = np.maximum(np.abs(places - cells) - 0.5, 0.0)
-        close = np.hypot(*outside_box.T) <= PARTICLE_RADIUS + CONTACT_TOLERANCE
-        touched |= inside & layout.walls[tuple(cells.T)] & close
-    return touched
 
 
 @cache

@@ -20,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.core import Task
+from envs.core import NO_TASK, Task
 from envs.kitchen.physics import (
     ACTION_DIM,
     INITIAL_POSITIONS,
@@ -76,7 +76,7 @@ class KitchenWorld(LaneWorld):
         """Subtasks that have counted in each lane's episode, (L,)."""
 
     def _begin(self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator]) -> None:
-        orders = [subtasks_of(task.spec) for task in tasks]
+        orders = [() if task == NO_TASK else subtasks_of(task.spec) for task in tasks]
         for lane, order in enumerate(orders):
             self._order[lane, : len(order)] = order
             self._length[lane] = len(order)
@@ -100,7 +100,8 @@ class KitchenWorld(LaneWorld):
         self._observe(rows)
         before = self.progress[lanes]
         self.progress[lanes] = self._counted(completed(self.physics.positions[rows]), lanes)
-        return self.progress[lanes] - before, self.progress[lanes] >= self._length[lanes]
+        all_counted = (self.progress[lanes] >= self._length[lanes]) & (self._length[lanes] > 0)
+        return self.progress[lanes] - before, all_counted
 
     def _counted(self, done: NDArray[np.bool_], lanes: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many subtasks of each lane's task have counted, given which elements are at their goal (A, S)."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from envs.core import EpisodeRenderer, Task, TaskDistribution
+from envs.maze.coverage import describe_paths
 from envs.maze.data import MAZE_DATA_PRESETS, MazeDataSource
 from envs.maze.layout import Layout, reference_goals, reference_layout
 from envs.maze.physics import dynamics_fingerprint
@@ -69,6 +70,7 @@ def make_task_distribution(name: str) -> TaskDistribution:
         data_source=MazeDataSource(layout),
         data_presets=MAZE_DATA_PRESETS,
         draw_paths=draw,
+        describe_episodes=partial(describe_paths, layout),
         episode_renderer=EpisodeRenderer(endings=(".png",), render=draw),
         score_name="success",
         draw_paths_on=partial(draw_paths_on, layout, START_POSITION),

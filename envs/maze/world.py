@@ -5,6 +5,7 @@ Axes: L lane, A active lane.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.core import Task
+from envs.core import NO_TASK, Task
 from envs.lane_world import LaneWorld, Rows
 from envs.maze.layout import Layout
 from envs.maze.physics import PointMassBatch
@@ -82,7 +83,8 @@ class MazeWorld(LaneWorld):
         return observation_space(layout)
 
     def _begin(self, tasks: Sequence[Task], rngs: Sequence[np.random.Generator]) -> None:
-        goals = [parse_goal(task.spec, self.layout) for task in tasks]
+        nowhere = (math.nan, math.nan)  # at no distance from anything, so never reached
+        goals = [nowhere if task == NO_TASK else parse_goal(task.spec, self.layout) for task in tasks]
         position_noise = np.zeros((self.num_envs, 2))
         velocities = np.zeros((self.num_envs, 2))
         for lane, rng in enumerate(rngs):
