@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from bench.locks import lock_holder
 from bench.lookup import find_task_distribution
 from bench.node_records import RUNNING, SWEEPS_FOLDER, sweep_folder
 from bench.progress import duration_text
-from bench.results import learning_curve
+from bench.results import learning_curve, task_set_of
 from bench.stage_logs import Record, StageLogs
 from bench.stage_state import stage_state
 from bench.status import SweepStatus, read_status, status_tables
@@ -104,7 +104,7 @@ class RunBoard(Board):
         tables = {name: logs.read() for name, logs in self._logs.items()}
         curve = learning_curve(pd.concat([rows for rows, _ in tables.values()], ignore_index=True))
         if len(curve):
-            parts.append(_curve_table([(record["run"], record["env"], curve)]))
+            parts.append(_curve_table([(record["run"], record["env"], curve)], {task_set_of(record)}))
         metrics = tables[under_way][1]
         if metrics:
             parts.append(_metrics_table(under_way, metrics))
@@ -153,16 +153,19 @@ class SweepBoard(Board):
         parts: list[RenderableType] = [Text(p) if isinstance(p, str) else p for p in status_tables(status)]
         stages = _stages_of(status)
         curves: list[tuple[str, str, pd.Series]] = []
+        task_sets: set[str] = set()
         # Those under way first; a study may have a thousand runs, and reading them all takes longer than a look.
         for run in sorted(stages, key=lambda run: status.run_state(run) != RUNNING):
             rows = [self._logs_of(run, node).read()[0] for node in stages[run]]
             curve = learning_curve(pd.concat(rows, ignore_index=True))
             if len(curve):
-                curves.append((run, stages[run][0].request.env, curve))
+                request = stages[run][-1].request  # of the last stage, which no run on other tasks shares
+                curves.append((run, request.env, curve))
+                task_sets.add(request.task_set)
             if len(curves) == _SHOWN_RUNS:
                 break
         if curves:
-            parts.append(_curve_table(curves))
+            parts.append(_curve_table(curves, task_sets))
         if len(curves) == _SHOWN_RUNS < len(stages):
             parts.append(Text(f"(at most {_SHOWN_RUNS} runs; bench report has all)"))
         return Snapshot(parts, status.is_moving)
@@ -185,9 +188,11 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _curve_table(curves: Sequence[tuple[str, str, pd.Series]]) -> Table:
+def _curve_table(curves: Sequence[tuple[str, str, pd.Series]], task_sets: Collection[str]) -> Table:
     """Learning curves (run, task distribution, mean return by episode), from the lowest to the highest score."""
-    table = _table("Score on the target tasks, by episode", "run", "episodes", "latest", "curve")
+    table = _table(
+        f"Score on the {' or '.join(sorted(task_sets))} tasks, by episode", "run", "episodes", "latest", "curve"
+    )
     for run, env, curve in curves:
         low, high = _score_range(env, curve)
         latest = float(curve.iloc[-_LATEST_EPISODES:].mean())

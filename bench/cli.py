@@ -91,7 +91,12 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--env", metavar="ENV", help="task distribution (bench list)")
     parser.add_argument("--preset", default="quick", help="named budget: smoke, quick or paper (default quick)")
     parser.add_argument("--seed", type=integer(0), default=0, help="fixes every random number (default 0)")
-    parser.add_argument("--tasks", type=indices, metavar="0,3", help="target tasks by index (default all)")
+    parser.add_argument(
+        "--on", default="target", metavar="TASKS",
+        help="what is adapted to: target (default; results are of these), or validation, the tasks to choose settings "
+        "by, which never enter a result",
+    )  # fmt: skip
+    parser.add_argument("--tasks", type=indices, metavar="0,3", help="of these, by index (default all)")
     parser.add_argument("--until", metavar="STAGE", help="the last stage to carry out (default all; bench list)")
     _add_data_choice(parser)
     add_machine_options(parser)
@@ -122,7 +127,7 @@ def _add_show(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_play(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = add_command(commands, "play", "Act with what a run has learned: a picture or a video.", _play)
     parser.add_argument("run", metavar="RUN", help="run folder, or its name below --out")
-    parser.add_argument("--task", type=integer(0), metavar="INDEX", help="target task (default: the run's first)")
+    parser.add_argument("--task", type=integer(0), metavar="INDEX", help="of those it adapted to (default: its first)")
     parser.add_argument("--episodes", type=integer(1), default=1, help="(default 1)")
     parser.add_argument("--seed", type=integer(0), default=0, help="fixes the episodes (default 0)")
     parser.add_argument(
@@ -234,6 +239,7 @@ def _run(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
         overrides,
         options.data,
         options.until,
+        options.on,
     )
     if options.help:
         print_fields(request)

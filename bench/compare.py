@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench.errors import UserError, unknown_name
+from bench.results import counted_out
 from bench.statistics.bootstrap import Estimate
 from bench.statistics.comparison import Comparison, compare, corrected, p_text, verdict
 from bench.statistics.coverage import coverage_warning
@@ -113,9 +115,12 @@ def _pairs_of_folders(first: Sequence[EpisodeReturns], second: Sequence[EpisodeR
 
 
 def print_excluded(excluded: Sequence[Excluded]) -> None:
-    """Name each run that is in no statistic, on standard error."""
+    """Name each run that is in no statistic, on standard error; those that belong in none are counted in one line."""
     for run in excluded:
-        print(f"left out: {run.run} ({run.reason})", file=sys.stderr)
+        if not run.expected:
+            print(f"left out: {run.run} ({run.reason})", file=sys.stderr)
+    for reason, count in Counter(run.reason for run in excluded if run.expected).items():
+        print(f"left out: {counted_out(count, reason)}", file=sys.stderr)
 
 
 def _print_pair(x: EpisodeReturns, y: EpisodeReturns, comparisons: Sequence[Comparison], family: int) -> None:

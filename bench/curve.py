@@ -1,4 +1,4 @@
-"""The picture at the end of a run: its learning curve on the target tasks."""
+"""The picture at the end of a run: its learning curve on the tasks that it adapted to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.results import exploration_episodes, learning_curve, smoothed_curve
+from envs.core import TARGET
 
 SMOOTHING_EPISODES = 10
 _COLOUR = "#0072B2"
@@ -20,8 +21,13 @@ def mark_exploration(axes: Axes, episodes: int) -> None:
         axes.axvline(episodes, color="0.4", linestyle=":", linewidth=1.0)
 
 
-def draw_curve(table: pd.DataFrame, score_range: tuple[float, float], title: str, path: Path) -> None:
-    """Write a PNG: mean return over target tasks by episode, raw (faint) and smoothed. Raises ``OSError``."""
+def draw_curve(
+    table: pd.DataFrame, score_range: tuple[float, float], title: str, path: Path, task_set: str = TARGET
+) -> None:
+    """Write a PNG: mean return over the tasks of ``task_set`` by episode, raw (faint) and smoothed.
+
+    Raises ``OSError``.
+    """
     curve = learning_curve(table)
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
@@ -36,7 +42,7 @@ def draw_curve(table: pd.DataFrame, score_range: tuple[float, float], title: str
         low = max(low, float(curve.min()))
     margin = 0.02 * (high - low)
     axes.set(
-        xlabel="target-task episode", ylabel="return, mean over target tasks", title=title,
+        xlabel=f"{task_set}-task episode", ylabel=f"return, mean over {task_set} tasks", title=title,
         ylim=(low - margin, high + margin),
     )  # fmt: skip
     axes.grid(alpha=0.3)

@@ -40,6 +40,7 @@ def listing() -> dict[str, Any]:
             {
                 "name": name, "unavailable": None, "family": tasks.family, "summary": tasks.summary,
                 "train_tasks": len(tasks.train_tasks), "target_tasks": len(tasks.target_tasks),
+                "validation_tasks": len(tasks.validation_tasks),
                 "episode_env_steps": tasks.episode_env_steps, "data_presets": list(tasks.data_presets),
             }
         )  # fmt: skip
@@ -64,9 +65,9 @@ def print_listing(as_json: bool) -> None:
          for a in content["algorithms"]],
     )  # fmt: skip
     print_table(
-        "Task distributions (--env)", ("name", "training tasks", "target tasks", "summary"),
-        [(e["name"], "unavailable", "-", e["unavailable"]) if e["unavailable"] else
-         (e["name"], str(e["train_tasks"]), str(e["target_tasks"]), e["summary"])
+        "Task distributions (--env)", ("name", "training", "target", "validation tasks", "summary"),
+        [(e["name"], "unavailable", "-", "-", e["unavailable"]) if e["unavailable"] else
+         (e["name"], str(e["train_tasks"]), str(e["target_tasks"]), str(e["validation_tasks"] or "-"), e["summary"])
          for e in content["task_distributions"]],
     )  # fmt: skip
     names = [a["name"] for a in content["algorithms"] if not a["unavailable"]]

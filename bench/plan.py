@@ -18,7 +18,8 @@ from bench.errors import UserError, unknown_name
 from bench.fields import hashed_fields
 from bench.files import canonical_json, sha256_of_text
 from bench.lookup import DATA_STAGE, find_algorithm, find_task_distribution, needs_data, presets_of_pair, why_impossible
-from envs.core import Task, TaskDistribution
+from envs.core import TARGET, TASK_SETS, Task, TaskDistribution
+from envs.registry import task_distribution_names
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class RunRequest:
     preset: str = "quick"
     seed: int = 0
     target_tasks: tuple[int, ...] | None = None
-    """Indices of target tasks; None means all."""
+    """Indices into the tasks of ``task_set``; None means all."""
     overrides: tuple[Override, ...] = ()
     data: str | None = None
     """Offline data to learn from: a variant of the data source, or a file or folder; None is what the preset builds."""
     until: str | None = None
     """The last stage to carry out, for example ``meta_train``; None is all of them."""
+    task_set: str = TARGET
+    """What is adapted to: one of ``envs.core.TASK_SETS``."""
 
 
 def request_from_json(content: Mapping[str, Any]) -> RunRequest:
@@ -86,6 +89,16 @@ class RunPlan:
         """Resolved config of each stage, by stage name."""
         return {stage.spec.name: stage.config for stage in self.stages}
 
+    def distribution_of(self, stage: PlannedStage) -> TaskDistribution:
+        """What a stage is given: only those that adapt see other tasks in the place of the target tasks, so that all
+        others are shared with runs on the target tasks."""
+        adapts = stage.spec.tasks == "target"
+        return self.task_distribution.aimed_at(self.request.task_set) if adapts else self.task_distribution
+
+    def task_set_of(self, stage: PlannedStage) -> str:
+        """Of which tasks the rows of a stage are: ``train``, one of ``TASK_SETS``, or nothing."""
+        return {"none": "", "train": "train", "target": self.request.task_set}[stage.spec.tasks]
+
 
 def plan_run(request: RunRequest) -> RunPlan:
     """Resolve a request. Raises ``UserError`` for anything in it that is unknown, invalid or impossible."""
@@ -97,7 +110,7 @@ def plan_run(request: RunRequest) -> RunPlan:
     presets = presets_of_pair(algorithm, distribution)
     if request.preset not in presets:
         raise unknown_name(f"preset for {request.algo} on {request.env}", request.preset, presets)
-    target_tasks = _checked_tasks(request.target_tasks, distribution)
+    target_tasks = _checked_tasks(request, distribution)
     specs, overrides = algorithm.stages, request.overrides
     preset = dict(algorithm.presets[distribution.family, request.preset])
     if needs_data(algorithm):
@@ -111,7 +124,9 @@ def plan_run(request: RunRequest) -> RunPlan:
     planned: dict[str, PlannedStage] = {}
     for spec in specs:
         config = resolve_config(spec.config_class, spec.name, preset, overrides, request.preset)
-        planned[spec.name] = plan_stage(spec, config, request.seed, distribution, target_tasks, planned)
+        planned[spec.name] = plan_stage(
+            spec, config, request.seed, distribution, target_tasks, planned, request.task_set
+        )
     stages = _up_to(request.until, tuple(planned.values()), request.algo)
     run_name = _run_name(request, distribution, overrides, cut_short=len(stages) < len(planned))
     return RunPlan(request, algorithm, distribution, target_tasks, stages, run_name)
@@ -151,6 +166,7 @@ def plan_stage(
     distribution: TaskDistribution,
     target_tasks: tuple[int, ...],
     planned: Mapping[str, PlannedStage],
+    task_set: str = TARGET,
 ) -> PlannedStage:
     """Give a stage its hash. ``planned`` holds the stages it may read.
 
@@ -166,14 +182,16 @@ def plan_stage(
         "inputs": {name: planned[name].hash for name in spec.inputs},
         # The data config holds its own seed, so that runs with different seeds learn from the same data.
         "seed": None if spec.name == DATA_STAGE else seed,
-        "tasks": tasks_key(spec, distribution, target_tasks),
+        "tasks": tasks_key(spec, distribution, target_tasks, task_set),
     }
     inputs = {name: planned[name].artefact_name for name in spec.inputs}
     return PlannedStage(spec, config, seed, key, inputs)
 
 
-def tasks_key(spec: StageSpec, distribution: TaskDistribution, target_tasks: tuple[int, ...]) -> Any:
-    """What a stage's result depends on in the task distribution, as JSON."""
+def tasks_key(
+    spec: StageSpec, distribution: TaskDistribution, target_tasks: tuple[int, ...], task_set: str = TARGET
+) -> Any:
+    """What a stage's result depends on in the task distribution, as JSON; ``target_tasks`` index into ``task_set``."""
     if spec.name == DATA_STAGE:
         return {"world": distribution.world_fingerprint}
     key: dict[str, Any] = {
@@ -185,7 +203,10 @@ def tasks_key(spec: StageSpec, distribution: TaskDistribution, target_tasks: tup
     key["train"] = [_task_key(task) for task in distribution.train_tasks]
     if spec.tasks == "target":
         # The index is part of the key: rows name it, and random numbers are keyed by it.
-        key["target"] = [[index, _task_key(distribution.target_tasks[index])] for index in target_tasks]
+        tasks = distribution.tasks_of(task_set)
+        key["target"] = [[index, _task_key(tasks[index])] for index in target_tasks]
+        if task_set != TARGET:
+            key["task_set"] = task_set
     return key
 
 
@@ -193,16 +214,36 @@ def _task_key(task: Task) -> Any:
     return {"name": task.name, "spec": dict(task.spec)}
 
 
-def _checked_tasks(chosen: tuple[int, ...] | None, distribution: TaskDistribution) -> tuple[int, ...]:
-    count = len(distribution.target_tasks)
+def _checked_tasks(request: RunRequest, distribution: TaskDistribution) -> tuple[int, ...]:
+    chosen, task_set = request.target_tasks, request.task_set
+    if task_set not in TASK_SETS:
+        raise unknown_name("set of tasks (--on)", task_set, TASK_SETS)
+    count = len(distribution.tasks_of(task_set))
+    if not count:
+        raise UserError(
+            f"--on {task_set}: {distribution.name} has no {task_set} tasks; "
+            f"those that have: {', '.join(_distributions_with(task_set)) or 'none'}"
+        )
     if chosen is None:
         return tuple(range(count))
     for index in chosen:
         if not 0 <= index < count:
-            raise UserError(f"--tasks: {distribution.name} has no target task {index}; valid: 0 to {count - 1}")
+            raise UserError(f"--tasks: {distribution.name} has no {task_set} task {index}; valid: 0 to {count - 1}")
     if not chosen or len(set(chosen)) != len(chosen):
-        raise UserError(f"--tasks: expected different target tasks, got {','.join(map(str, chosen)) or 'none'}")
+        raise UserError(f"--tasks: expected different {task_set} tasks, got {','.join(map(str, chosen)) or 'none'}")
     return tuple(sorted(chosen))
+
+
+def _distributions_with(task_set: str) -> list[str]:
+    found = []
+    for name in task_distribution_names():
+        try:
+            distribution = find_task_distribution(name)
+        except UserError:
+            continue  # Needs what is not installed: bench list says so.
+        if distribution.tasks_of(task_set):
+            found.append(name)
+    return found
 
 
 def _run_name(
@@ -211,8 +252,10 @@ def _run_name(
     name = f"{request.algo}-{request.env}-{request.preset}-s{request.seed}"
     if cut_short:
         name += f"-until-{request.until}"
+    if request.task_set != TARGET:
+        name += f"-on-{request.task_set}"
     tasks = None if request.target_tasks is None else sorted(request.target_tasks)
-    if tasks == list(range(len(distribution.target_tasks))):
+    if tasks == list(range(len(distribution.tasks_of(request.task_set)))):
         tasks = None
     if not overrides and tasks is None:
         return name

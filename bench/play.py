@@ -16,6 +16,7 @@ from bench.errors import UserError
 from bench.files import canonical_json, read_json, storage_errors
 from bench.lookup import find_algorithm, find_task_distribution
 from bench.plan import tasks_key
+from bench.results import task_set_of
 from bench.run import RunOptions, prepare_torch
 from bench.show import find_run
 from bench.store import ARTEFACTS_FOLDER, RUN_FILE, ArtefactStore
@@ -31,6 +32,7 @@ class Learned:
     folder: Path
     """Of the run."""
     distribution: TaskDistribution
+    """Its target tasks are those that the run adapted to."""
     spec: StageSpec
     config: Any
     artefact: Path
@@ -38,7 +40,7 @@ class Learned:
     target_tasks: tuple[int, ...]
 
     def play(self, task: int, episodes: int, seed: int) -> list[PlayedEpisode]:
-        """Episodes of target task ``task``, fixed by ``seed``, on one CPU thread."""
+        """Episodes of task ``task``, fixed by ``seed``, on one CPU thread."""
         prepare_torch(RunOptions(self.folder.parent, device="cpu"))
         context = StageContext(self.distribution, self.target_tasks, self.run["seed"], self.inputs)
         assert self.spec.play is not None
@@ -48,14 +50,14 @@ class Learned:
 def play_run(run: str, out: Path, task: int | None, episodes: int, seed: int, output: Path | None) -> None:
     """Play, print what came of it, and write a picture or a video.
 
-    ``run`` is the run's folder or its name below ``out``; ``task`` None is its first target task; ``output`` None is
-    ``play-task<task>`` in the run's folder. Raises ``UserError`` for anything that cannot be played or shown.
+    ``run`` is the run's folder or its name below ``out``; ``task`` None is the first that it adapted to; ``output``
+    None is ``play-task<task>`` in the run's folder. Raises ``UserError`` for anything that cannot be played or shown.
     """
     learned = find_learned(find_run(run, out))
-    distribution, valid = learned.distribution, learned.target_tasks
+    distribution, valid, kind = learned.distribution, learned.target_tasks, task_set_of(learned.run)
     task = valid[0] if task is None else task
     if task not in valid:
-        raise UserError(f"--task: {run} has not learned target task {task}; valid: {', '.join(map(str, valid))}")
+        raise UserError(f"--task: {run} has not learned {kind} task {task}; valid: {', '.join(map(str, valid))}")
     path = output or learned.folder / f"play-task{task}{usable_ending(distribution)}"
     check_ending(distribution, path)
     played = learned.play(task, episodes, seed)
@@ -65,7 +67,7 @@ def play_run(run: str, out: Path, task: int | None, episodes: int, seed: int, ou
         print(f"episode {index}: return {episode.episode_return:g} of {best:g}, {success}, {episode.length} env_steps")
     named = distribution.target_tasks[task]
     mean_return = sum(episode.episode_return for episode in played) / episodes
-    title = f"{learned.run['algo']} on {distribution.name}, target task {task}: return {mean_return:.3g} of {best:g}"
+    title = f"{learned.run['algo']} on {distribution.name}, {kind} task {task}: return {mean_return:.3g} of {best:g}"
     write_episodes(distribution, [episode.observations for episode in played], [named] * episodes, path, title)
 
 
@@ -77,6 +79,7 @@ def find_learned(folder: Path) -> Learned:
     """
     run = read_json(folder / RUN_FILE)
     algorithm, distribution = find_algorithm(run["algo"]), find_task_distribution(run["env"])
+    task_set = task_set_of(run)
     spec = next((stage for stage in reversed(algorithm.stages) if stage.play is not None), None)
     if spec is None:
         raise UserError(f"{algorithm.name} has no stage that can be played")
@@ -91,7 +94,7 @@ def find_learned(folder: Path) -> Learned:
     if key["implementation"] != spec.implementation:
         raise UserError(f"{name} was made by {key['implementation']}, this version has {spec.implementation}")
     target_tasks = tuple(run["target_tasks"])
-    if canonical_json(tasks_key(spec, distribution, target_tasks)) != canonical_json(key["tasks"]):
+    if canonical_json(tasks_key(spec, distribution, target_tasks, task_set)) != canonical_json(key["tasks"]):
         print(
             "note: the tasks or their dynamics (versions of the simulator among them) are not those that were learned"
         )
@@ -103,7 +106,7 @@ def find_learned(folder: Path) -> Learned:
     return Learned(
         run=run,
         folder=folder,
-        distribution=distribution,
+        distribution=distribution.aimed_at(task_set),
         spec=spec,
         config=resolve_config(spec.config_class, spec.name, values, (), name),
         artefact=store.folder(name),

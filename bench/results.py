@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from bench.errors import StorageError, UserError
 from bench.files import read_json, storage_errors
 from bench.rows import EPISODES_TABLE, TARGET_PHASES
 from bench.store import RUN_FILE
+from envs.core import TARGET
 
 WINDOWS: tuple[tuple[int, int], ...] = ((0, 20), (20, 40), (40, 60), (90, 110), (190, 200), (490, 500))
 """Half-open ranges of target-task episodes over which scores are averaged."""
@@ -39,7 +41,7 @@ class WindowScore:
 
 
 def target_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of target-task episodes that were completed."""
+    """The rows of episodes of the tasks that were adapted to, as far as they were completed."""
     return table[table["phase"].isin(TARGET_PHASES) & (table["status"] == "ok")]
 
 
@@ -109,6 +111,22 @@ def run_changes(record: Mapping[str, Any]) -> list[str]:
     return changes if record.get("data") is None else [*changes, f"--data {record['data']}"]
 
 
+def task_set_of(record: Mapping[str, Any]) -> str:
+    """What the run of a ``run.json`` adapted to, one of ``envs.core.TASK_SETS``; older ones do not say."""
+    return str(record.get("task_set", TARGET))
+
+
+def why_no_result(record: Mapping[str, Any]) -> str | None:
+    """Why a run is in no table or figure of results, which are of target tasks; None where it may be."""
+    task_set = task_set_of(record)
+    return None if task_set == TARGET else f"on {task_set} tasks; results are of {TARGET} tasks"
+
+
+def counted_out(runs: int, reason: str) -> str:
+    """How runs that are rightly in no result are named, all in one line: ``3 runs (on validation tasks; ...)``."""
+    return f"{runs} {'run' if runs == 1 else 'runs'} ({reason})"
+
+
 def total_seconds(record: Mapping[str, Any]) -> float:
     """Wall time of all stages of a run, reused ones included with the time they once took."""
     return float(sum(stage["seconds"] or 0.0 for stage in record["stages"]))
@@ -118,12 +136,16 @@ def summarise(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
     """One row per run and window (``SUMMARY_COLUMNS``), and the names of runs left out with the reason.
 
     ``changes`` is what the run changed in its preset (``run_changes``); ``seconds`` is the wall time of the whole run,
-    all its stages. A run that did not end is left out.
+    all its stages. A run that did not end, or that is not on target tasks, is left out.
     """
     records: list[tuple[Any, ...]] = []
     left_out = []
+    elsewhere = Counter[str]()
     for folder in find_runs(folders):
         record, table = read_run(folder)
+        if (reason := why_no_result(record)) is not None:
+            elsewhere[reason] += 1
+            continue
         if record["status"] != "done":
             left_out.append(f"{folder} ({record['status']})")
             continue
@@ -136,6 +158,7 @@ def summarise(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
             (*study, changes, record["seed"], score.name, round(score.mean_score, 4), score.n_tasks, seconds)
             for score in window_scores(table)
         ]
+    left_out += [counted_out(count, reason) for reason, count in elsewhere.items()]
     return pd.DataFrame(records, columns=list(SUMMARY_COLUMNS)), left_out
 
 

@@ -115,7 +115,7 @@ class _Run:
                 if stop.signal_number is not None:
                     raise InterruptedRunError(f"stopped before {planned.spec.name}", stop.signal_number)
                 self.outcomes[planned.spec.name] = runner.run(
-                    planned, self.plan.task_distribution, self.plan.target_tasks
+                    planned, self.plan.distribution_of(planned), self.plan.target_tasks
                 )
                 self._write_record("running")
         except InterruptedRunError as error:
@@ -142,7 +142,8 @@ class _Run:
 
                 request = self.plan.request
                 title = f"{request.algo} on {request.env} ({request.preset}, seed {request.seed})"
-                draw_curve(table, self.plan.task_distribution.score_range, title, self.folder / CURVE_FILE)
+                score_range = self.plan.task_distribution.score_range
+                draw_curve(table, score_range, title, self.folder / CURVE_FILE, request.task_set)
         record = self._write_record(status)
         summary = {
             "run": self.plan.run_name,
@@ -163,6 +164,7 @@ class _Run:
             "env": request.env,
             "preset": request.preset,
             "seed": request.seed,
+            "task_set": request.task_set,
             "target_tasks": list(self.plan.target_tasks),
             "overrides": {override.name: override.text for override in request.overrides},
             "data": request.data,
@@ -196,9 +198,10 @@ class _Run:
             table = self._stage_rows(planned)
             if len(table):
                 names = [self._task_name(planned, task) for task in table["task"]]
-                tables.append(table.assign(stage=planned.spec.name, task_name=names))
+                task_set = self.plan.task_set_of(planned)
+                tables.append(table.assign(stage=planned.spec.name, task_set=task_set, task_name=names))
         request = self.plan.request
-        columns = [*RUN_COLUMNS, "phase", "task", "task_name", *list(STAGE_COLUMNS)[2:], "error"]
+        columns = [*RUN_COLUMNS, "phase", "task_set", "task", "task_name", *list(STAGE_COLUMNS)[2:], "error"]
         if not tables:
             return pd.DataFrame(columns=columns)
         table = pd.concat(tables, ignore_index=True).assign(
@@ -230,7 +233,7 @@ class _Run:
     def _task_name(self, planned: PlannedStage, task: int) -> str:
         if task < 0:
             return ""
-        distribution = self.plan.task_distribution
+        distribution = self.plan.distribution_of(planned)
         tasks = distribution.train_tasks if planned.spec.tasks == "train" else distribution.target_tasks
         return tasks[task].name
 

@@ -14,7 +14,15 @@ from bench.files import read_json
 from bench.locks import lock_holder
 from bench.plan import RunRequest, plan_run
 from bench.progress import duration_text
-from bench.results import WINDOWS, read_run, target_rows, total_seconds, window_scores
+from bench.results import (
+    WINDOWS,
+    read_run,
+    target_rows,
+    task_set_of,
+    total_seconds,
+    why_no_result,
+    window_scores,
+)
 from bench.rows import EPISODES_TABLE
 from bench.run import CURVE_FILE
 from bench.stage_state import stage_state
@@ -45,6 +53,8 @@ def print_run(run: str, out: Path, as_json: bool) -> None:
         return
     title = f"{description['algo']} on {description['env']}, {description['preset']}, seed {description['seed']}"
     print(f"{description['run']}: {title}; {description['status']}")
+    if (reason := why_no_result(description)) is not None:
+        print(f"adapted {reason}")
     if description["overrides"]:
         print("overrides: " + ", ".join(f"{name}={text}" for name, text in description["overrides"].items()))
     if description.get("data") is not None:  # shipped runs are older than this field
@@ -117,4 +127,4 @@ def _print_tables(description: dict[str, Any]) -> None:
     if description["mean_score"] is not None:
         scores.append(("all", f"{description['mean_score']:.3f}", str(description["n_tasks"])))
     if scores:
-        print_table("Score on the target tasks", ("episodes", "mean score", "tasks"), scores)
+        print_table(f"Score on the {task_set_of(description)} tasks", ("episodes", "mean score", "tasks"), scores)

@@ -1,7 +1,7 @@
 """A sweep as it is written down: runs by algorithms x task distributions x seeds, for each preset.
 
 The file is TOML: ``name``, ``title``, and for each preset one or more rows. A row is crossed: every algorithm with
-every task distribution and seed, all with the row's target tasks, offline data and overrides::
+every task distribution and seed, all with the row's tasks, offline data and overrides::
 
     name = "mine"
     title = "What the picture compares"
@@ -11,7 +11,8 @@ every task distribution and seed, all with the row's target tasks, offline data 
     algorithms = ["spirl"]
     envs = ["maze"]
     seeds = [0, 1, 2]
-    tasks = [0, 3]                              # target tasks; default all
+    on = "validation"                           # as --on of bench run; default "target"
+    tasks = [0, 3]                              # of these; default all
     data = "human"                              # as --data of bench run; default what the preset builds
     until = "meta_train"                        # the last stage of each run; default all of them
     overrides = { "adapt.episodes" = 50 }
@@ -29,6 +30,7 @@ from typing import Any
 from bench.config import Override
 from bench.errors import UserError, nearest_name, unknown_name
 from bench.plan import RunRequest
+from envs.core import TARGET, TASK_SETS
 
 _SHIPPED_PACKAGE, _SHIPPED_FOLDER = "slurm", "sweeps"
 _ENDING = ".toml"
@@ -36,7 +38,7 @@ _FIELDS = ("name", "title", "picture", "presets")
 LEARNING, FEW_EPISODES, META_TRAINING = PICTURES = ("learning", "first-episodes", "meta-training")
 """What the figure of a sweep that ships shows in a report: scores on the target tasks, the first 20 episodes of them,
 or scores on the training tasks during meta-training."""
-_ROW_FIELDS = ("algorithms", "envs", "seeds", "tasks", "data", "until", "overrides")
+_ROW_FIELDS = ("algorithms", "envs", "seeds", "on", "tasks", "data", "until", "overrides")
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,18 @@ class SweepRow:
     envs: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
     tasks: tuple[int, ...] | None = None
-    """Target tasks by index; None means all."""
+    """Tasks of ``task_set`` by index; None means all."""
     data: str | None = None
     until: str | None = None
     """The last stage of each run; None means all of them."""
     overrides: tuple[Override, ...] = ()
+    task_set: str = TARGET
+    """What is adapted to: one of ``envs.core.TASK_SETS``."""
 
     def requests(self, preset: str) -> list[RunRequest]:
         """The runs of this row, task distribution by task distribution."""
         return [
-            RunRequest(algo, env, preset, seed, self.tasks, self.overrides, self.data, self.until)
+            RunRequest(algo, env, preset, seed, self.tasks, self.overrides, self.data, self.until, self.task_set)
             for env in self.envs
             for algo in self.algorithms
             for seed in self.seeds
@@ -138,6 +142,7 @@ def _row(row: Mapping[str, Any], where: str) -> SweepRow:
         data=_text(row, "data", where) if "data" in row else None,
         until=_text(row, "until", where) if "until" in row else None,
         overrides=_overrides(row.get("overrides", {}), where),
+        task_set=_task_set(row, where),
     )
 
 
@@ -157,6 +162,13 @@ def _text(content: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise UserError(f"{where}: {name}: expected a text, got {value!r}")
     return value
+
+
+def _task_set(row: Mapping[str, Any], where: str) -> str:
+    task_set = _text(row, "on", where) if "on" in row else TARGET
+    if task_set not in TASK_SETS:
+        raise UserError(f"{where}: on: expected {' or '.join(TASK_SETS)}, got {task_set!r}")
+    return task_set
 
 
 def _list(row: Mapping[str, Any], name: str, kind: type[Any], where: str) -> tuple[Any, ...]:

@@ -132,7 +132,7 @@ def _compute(request: NodeRequest, options: RunOptions, stop: StopRequest, repor
     machine = prepare_torch(options)
     with make_reporter() if reporter is None else nullcontext(reporter) as shown:
         runner = StageRunner(store, machine, shown, stop, options.checkpoint_seconds)
-        runner.run(planned, plan.task_distribution, plan.target_tasks)
+        runner.run(planned, plan.distribution_of(planned), plan.target_tasks)
 
 
 def _find_stage(request: NodeRequest, plan: RunPlan) -> PlannedStage:

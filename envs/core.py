@@ -6,7 +6,7 @@ Axes: L lane, D observation feature, A action feature, T time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Float32Array = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+
+TARGET, VALIDATION = TASK_SETS = ("target", "validation")
+"""What can be adapted to: the tasks that results are of, and the tasks that settings are chosen by."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class EpisodeRenderer:
 
 @dataclass(frozen=True)
 class TaskDistribution:
-    """A named set of meta-training and target tasks, with the world they live in. Chosen by ``--env``."""
+    """A named set of meta-training, target and validation tasks, with the world they live in. Chosen by ``--env``."""
 
     name: str
     family: str
@@ -172,4 +175,16 @@ class TaskDistribution:
     views: Views | None = None
     """What networks see of an observation, drawn where it is needed; None: they see the observation itself."""
     draw_tasks: Callable[[Axes], None] | None = None
-    """Draws training and target tasks into an empty matplotlib axes, with labels for a legend."""
+    """Draws training, target and validation tasks into an empty matplotlib axes, with labels for a legend."""
+    validation_tasks: tuple[Task, ...] = ()
+    """Tasks by which presets and other settings are chosen, so that none is chosen by looking at target tasks: like
+    those, and neither among them nor among the training tasks. () where there are none to be had."""
+
+    def tasks_of(self, task_set: str) -> tuple[Task, ...]:
+        """The tasks of one of ``TASK_SETS``. Raises ``KeyError`` for any other name."""
+        return {TARGET: self.target_tasks, VALIDATION: self.validation_tasks}[task_set]
+
+    def aimed_at(self, task_set: str) -> TaskDistribution:
+        """This distribution with the tasks of ``task_set`` in the place of its target tasks: what a stage is given that
+        adapts to them. Raises ``KeyError`` for a name that is none of ``TASK_SETS``."""
+        return self if task_set == TARGET else replace(self, target_tasks=self.tasks_of(task_set))

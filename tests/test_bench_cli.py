@@ -116,6 +116,7 @@ def test_list_as_json(bench: Bench) -> None:
     assert toy == {"name": "toy", "summary": "a test of the harness", "unavailable": None, "stages": ["fit", "adapt"]}
     line = next(tasks for tasks in content["task_distributions"] if tasks["name"] == "toy-line")
     assert (line["train_tasks"], line["target_tasks"], line["data_presets"]) == (1, 3, ["smoke", "quick"])
+    assert line["validation_tasks"] == 2
     pairs = {(pair["algo"], pair["env"]): pair for pair in content["pairs"]}
     assert pairs["toy", "toy-line"] == {
         "algo": "toy", "env": "toy-line", "presets": ["smoke", "quick"], "why_not": None,

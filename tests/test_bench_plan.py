@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algorithms.registry import algorithm
 from algorithms.stage import ADDED_LATER
 from bench.config import Override
 from bench.errors import UserError
 from bench.files import canonical_json, sha256_of_text
-from bench.plan import RunPlan, RunRequest, plan_run, plan_stage
+from bench.plan import RunPlan, RunRequest, plan_run, plan_stage, request_from_json, tasks_key
 from envs.core import Task, TaskDistribution
+from envs.registry import task_distribution
 from tests.toy import ADAPT, FIT, TOY_LINE, AdaptConfig, FitConfig
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +51,14 @@ def test_planning_twice_gives_the_same_hashes() -> None:
     assert hashes(plan_run(REQUEST)) == hashes(plan_run(REQUEST))
 
 
+def test_a_request_goes_through_json_and_older_ones_are_on_target_tasks() -> None:
+    request = replace(REQUEST, task_set="validation", target_tasks=(1,), overrides=(Override("fit.updates", "3"),))
+    content = json.loads(json.dumps(asdict(request)))
+    assert request_from_json(content) == request
+    del content["task_set"]
+    assert request_from_json(content) == replace(request, task_set="target")
+
+
 def test_a_change_reaches_exactly_the_stages_that_depend_on_it() -> None:
     assert changed(seed=1) == {"fit", "adapt"}
     assert changed(target_tasks=(0,)) == {"adapt"}
@@ -70,6 +81,77 @@ def test_order_and_repetition_of_tasks_do_not_matter_or_are_refused() -> None:
         plan_run(replace(REQUEST, target_tasks=(1, 1)))
     with pytest.raises(UserError, match="no target task 3; valid: 0 to 2"):
         plan_run(replace(REQUEST, target_tasks=(0, 3)))
+
+
+def test_validation_tasks_are_adapted_to_by_a_stage_of_their_own() -> None:
+    assert changed(task_set="validation") == {"adapt"}
+    assert changed(task_set="validation", target_tasks=(0,)) == {"adapt"}
+    plan = plan_run(replace(REQUEST, task_set="validation"))
+    assert plan.run_name == "toy-toy-line-smoke-s0-on-validation"
+    assert plan.target_tasks == (0, 1)
+    data, fit, adapt = plan.stages
+    assert adapt.key["tasks"]["target"] == [
+        [0, {"name": "validation-0", "spec": {"goal": [10]}}], [1, {"name": "validation-1", "spec": {"goal": [11]}}],
+    ]  # fmt: skip
+    assert adapt.key["tasks"]["task_set"] == "validation"
+    assert plan.distribution_of(adapt).target_tasks == TOY_LINE.validation_tasks
+    assert plan.distribution_of(fit) is plan.distribution_of(data) is TOY_LINE
+    assert [plan.task_set_of(stage) for stage in plan.stages] == ["", "", "validation"]
+    some = plan_run(replace(REQUEST, task_set="validation", target_tasks=(1,)))
+    assert some.run_name.startswith("toy-toy-line-smoke-s0-on-validation-")
+    assert plan_run(replace(REQUEST, task_set="validation", target_tasks=(1, 0))).run_name == plan.run_name
+
+
+def test_equal_tasks_in_both_sets_are_not_mixed() -> None:
+    """However alike the tasks are: the set is part of the hash."""
+    alike = replace(TOY_LINE, validation_tasks=TOY_LINE.target_tasks)
+    planned = {"fit": plan_run(REQUEST).stages[1]}
+    on_target = plan_stage(ADAPT, AdaptConfig(), 0, alike, (0,), planned)
+    on_validation = plan_stage(ADAPT, AdaptConfig(), 0, alike, (0,), planned, "validation")
+    assert on_target.hash != on_validation.hash
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task_set": "validaton"}, r"unknown set of tasks \(--on\) 'validaton': did you mean 'validation'"),
+        ({"task_set": "validation", "target_tasks": (2,)}, "toy-line has no validation task 2; valid: 0 to 1"),
+        ({"task_set": "validation", "target_tasks": (1, 1)}, "expected different validation tasks, got 1,1"),
+        (
+            {"algo": "sac", "env": "pendulum", "task_set": "validation"},
+            "^--on validation: pendulum has no validation tasks; those that have: maze, .*, kitchen, point-robot, .*$",
+        ),
+    ],
+)
+def test_tasks_that_are_not_there_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_run(replace(REQUEST, **changes))
+
+
+def test_runs_on_target_tasks_keep_their_names_and_hashes() -> None:
+    """Recorded before there were any others."""
+    assert hashes(plan_run(REQUEST)) == {
+        "data": "67cb4c8e51a359aaa61f0494ad7c0183563648a2a26a0fbff2c6d0fd6bf88f48",
+        "fit": "21445d6a954846e188250618f7d3aa3373f8c94165b5931ff9ed4103d5e6d4cd",
+        "adapt": "630b651842350ea46a8f3366f3911bfacf8ff19f6d7af29d602f568e26ca151c",
+    }
+    some = plan_run(replace(REQUEST, target_tasks=(0, 2)))
+    assert some.run_name == "toy-toy-line-smoke-s0-e4e9fa86"
+    assert some.stages[-1].hash == "fbebf585cd6b083eee1870fd92fc3c007e287f0bcbc534d761f9aa4bb7614be5"
+
+
+def test_what_shipped_stages_depend_on_in_their_tasks_is_what_plans_say_today() -> None:
+    seen = set()
+    for path in sorted((ROOT / "results" / "runs").glob("*/run.json")):
+        shipped = json.loads(path.read_text())
+        specs = {stage.name: stage for stage in algorithm(shipped["algo"]).stages}
+        for stage in shipped["stages"]:
+            if stage["name"] in specs:
+                distribution = task_distribution(shipped["env"])
+                today = tasks_key(specs[stage["name"]], distribution, tuple(shipped["target_tasks"]))
+                assert canonical_json(today) == canonical_json(stage["manifest"]["key"]["tasks"]), path
+                seen.add((shipped["env"], stage["name"]))
+    assert {("maze", "adapt"), ("kitchen", "adapt"), ("image-maze", "adapt"), ("maze", "meta_train")} <= seen
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(FitConfig)])

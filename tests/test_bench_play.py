@@ -102,6 +102,20 @@ def test_a_run_is_found_by_its_folder_and_plays_its_first_task(out: Path, bench:
     assert outcome.out.splitlines()[-1] == f"file: {path}"
 
 
+def test_a_run_on_validation_tasks_plays_them(tmp_path: Path, bench: Bench, show_with: Any) -> None:
+    arguments = ["--preset", "smoke", "--on", "validation", "--tasks", "2", "--out", tmp_path]
+    assert bench("run", "--algo", "spirl", "--env", "maze", *arguments).code == 0
+    (run,) = tmp_path.glob("spirl-maze-smoke-s0-on-validation-*")
+    recorder = Recorder()
+    show_with(recorder.renderer)
+    played = bench("play", run)
+    assert played.code == 0 and "note:" not in played.out
+    ((_, tasks, path, title),) = recorder.shown
+    assert tasks == [task_distribution("maze").validation_tasks[2]] and path.stem == "play-task2"
+    assert title.startswith("spirl on maze, validation task 2: return ")
+    assert "has not learned validation task 0; valid: 2" in bench("play", run, "--task", 0).err
+
+
 # -- what cannot be written here ---------------------------------------------------------------
 
 

@@ -45,6 +45,12 @@ def test_rows_are_crossed() -> None:
     ]
 
 
+def test_a_row_says_what_is_adapted_to() -> None:
+    text = GOOD.replace('until = "fit"', 'on = "validation"')
+    task_sets = [(request.algo, request.task_set) for request in parse_sweep(text, "file").requests("smoke")]
+    assert set(task_sets) == {("a", "target"), ("b", "target"), ("c", "validation")}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -53,6 +59,7 @@ def test_rows_are_crossed() -> None:
         (('algorithms = ["c"]\n', ""), "file: smoke, row 2: the field 'algorithms' is missing"),
         (("seeds = [0, 7]", "seeds = [0, 0]"), "row 1: seeds: expected a list of different whole numbers, got [0, 0]"),
         (("seeds = [0, 7]", "seeds = [true]"), "seeds: expected a list of different whole numbers, got [True]"),
+        (("tasks = [0, 3]", 'on = "train"'), "row 1: on: expected target or validation, got 'train'"),
         (("tasks = [0, 3]", "tasks = [-1]"), "tasks: expected whole numbers from 0, got -1"),
         (('envs = ["e"]', 'envs = "e"'), "envs: expected a list of different texts, got 'e'"),
         (('"fit.kind" = "tanh"', 'fit.kind = "tanh"'), 'put quotes around the name: "fit.kind"'),

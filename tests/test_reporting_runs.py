@@ -27,6 +27,8 @@ from tests.statistics_helpers import write_run
         "",
         "--seed 3",
         "--tasks 0,2",
+        "--on validation",
+        "--on validation --tasks 1",
         "--fit.kind tanh --fit.widths 4,4 --seed 1",
         "--data mirrored",
         "--until fit",

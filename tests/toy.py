@@ -218,6 +218,7 @@ TOY_LINE = TaskDistribution(
     score_range=(0.0, 1.0),
     data_source=ToyDataSource(),
     data_presets={"smoke": {"episodes": 6}, "quick": {}},
+    validation_tasks=tuple(Task(f"validation-{index}", {"goal": [10 + index]}) for index in range(2)),
 )
 
 FIT = StageSpec("fit", FitConfig, FitStage, ("data",), "none", "toy-fit/1")

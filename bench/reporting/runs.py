@@ -16,10 +16,11 @@ from bench.ledger import sweeps_below
 from bench.lookup import find_task_distribution
 from bench.node_records import FAILED, SWEEPS_FOLDER
 from bench.reporting.model import Column, ReportInputs, ReportTable
-from bench.results import read_run, total_seconds
+from bench.results import read_run, task_set_of, total_seconds
 from bench.rows import EPISODES_TABLE
 from bench.status import read_status
 from bench.store import ARTEFACTS_FOLDER, FAILURE, RUN_FILE, ArtefactStore
+from envs.core import TARGET
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,10 @@ def run_command(record: Mapping[str, Any]) -> str:
     """The command that makes the run of a ``run.json``."""
     words = ["bench", "run", "--algo", record["algo"], "--env", record["env"], "--preset", record["preset"]]
     words += ["--seed", record["seed"]]
-    tasks = record.get("target_tasks")
-    if tasks is not None and list(tasks) != _all_tasks(str(record["env"])):
+    tasks, task_set = record.get("target_tasks"), task_set_of(record)
+    if task_set != TARGET:
+        words += ["--on", task_set]
+    if tasks is not None and list(tasks) != _all_tasks(str(record["env"]), task_set):
         words += ["--tasks", ",".join(map(str, tasks))]
     if record.get("data") is not None:
         words += ["--data", record["data"]]
@@ -84,9 +87,9 @@ def run_command(record: Mapping[str, Any]) -> str:
     return shlex.join(map(str, words))
 
 
-def _all_tasks(env: str) -> list[int]:
+def _all_tasks(env: str, task_set: str) -> list[int]:
     try:
-        return list(range(len(find_task_distribution(env).target_tasks)))
+        return list(range(len(find_task_distribution(env).tasks_of(task_set))))
     except UserError:
         return []  # From a package that is not installed here: the tasks are named one by one.
 
@@ -115,6 +118,7 @@ def failures(inputs: ReportInputs, report: Path) -> list[Failure]:
     found = [
         Failure(run.run, run.reason, _traceback_of_run(Path(run.run)), _rows_link(Path(run.run), report))
         for run in inputs.excluded
+        if not run.expected
     ]
     told = {Path(run.run).name for run in inputs.excluded}
     return found + list(_failed_nodes(inputs.folders, told))
@@ -145,7 +149,8 @@ def _failed_nodes(folders: Sequence[Path], told: Collection[str]) -> Iterable[Fa
             status = read_status(out, name)
             for node in status.nodes.values():
                 runs = status.ledger.graph.nodes[node.name].runs
-                if node.state == FAILED and not set(runs) <= set(told):
+                on_targets = status.ledger.graph.nodes[node.name].request.task_set == TARGET
+                if node.state == FAILED and on_targets and not set(runs) <= set(told):
                     title = f"{node.name} of sweep {name} (for {', '.join(runs)})"
                     yield Failure(title, node.reason, node.traceback, "")
 

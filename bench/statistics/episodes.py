@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.errors import StorageError, UserError
 from bench.files import read_json
 from bench.lookup import find_task_distribution
-from bench.results import read_run, run_changes
+from bench.results import read_run, run_changes, why_no_result
 from bench.rows import EPISODES_TABLE, TARGET_PHASES
 from bench.store import RUN_FILE
 
@@ -34,6 +34,8 @@ class Excluded:
     run: str
     """Its folder, or its name where it has none."""
     reason: str
+    expected: bool = False
+    """Nothing went wrong: it is counted, not named (on validation tasks)."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,17 @@ def load_episodes(folders: Sequence[Path]) -> LoadedEpisodes:
     """Read all runs at or below ``folders``.
 
     A run that did not end well, cannot be read, holds a failure or a NaN, or repeats another run's seed and tasks is
-    excluded whole, with its reason; one that was asked to end before its target tasks (``--until``) is passed over.
+    excluded whole, with its reason, and so is one that is not on target tasks; one that was asked to end before its
+    target tasks (``--until``) is passed over.
     Raises ``UserError`` when a folder does not exist or holds no run.
     """
     tables, excluded = [], []
     for folder in _run_folders(folders):
         try:
             record = read_json(folder / RUN_FILE)
+            if (elsewhere := why_no_result(record)) is not None:
+                excluded.append(Excluded(str(folder), elsewhere, expected=True))
+                continue
             if record["status"] != "done":
                 reason = str(record["status"]) + _failure_text(folder)
             elif len(rows := read_run(folder)[1]):

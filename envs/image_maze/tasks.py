@@ -4,7 +4,7 @@ The paper's goals are not published. It says that they are of the complexity of 
 31.7 cells by the shortest path) and take 710 env_steps on average until completion. Ours are drawn by path length, 12
 to 25 cells: trained policies that succeed in the maze take 39 env_steps for each cell of a path of 15 or more (the
 planner's controller takes 23), so that 710 are 18 cells. ``image-maze-full`` draws from all cells that are not next to
-the start, SPiRL's distance among them, for the paper's negative result.
+the start, SPiRL's distance among them, for the paper's negative result. ``validation_goals`` are drawn beside them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from envs.maze.physics import dynamics_fingerprint
 from envs.maze.pictures import draw_goals, draw_goals_on, draw_paths_on
 from envs.maze.planner import Cell, path_length_map
 from envs.maze.tasks import goal_task
+from envs.maze.validation_goals import cells_apart, goals_like
 from envs.maze.world import (
     ACTION_DIM,
     EPISODE_ENV_STEPS,
@@ -50,6 +51,7 @@ def make_task_distribution(name: str) -> TaskDistribution:
     """The image maze distribution called ``name``. Raises ``ValueError`` for a name that is none of them."""
     layout = _layout()
     train_goals, target_goals = goals_of(name)
+    extra_goals = validation_goals(name)
     return TaskDistribution(
         name=name,
         family="image-maze",
@@ -78,7 +80,8 @@ def make_task_distribution(name: str) -> TaskDistribution:
         score_name="success",
         draw_paths_on=partial(draw_paths_on, layout, START_POSITION),
         views=MazeViews(layout),
-        draw_tasks=partial(draw_goals_on, layout, START_POSITION, train_goals, target_goals),
+        draw_tasks=partial(draw_goals_on, layout, START_POSITION, train_goals, target_goals, extra_goals),
+        validation_tasks=tuple(goal_task(goal) for goal in extra_goals),
     )
 
 
@@ -117,6 +120,28 @@ def draw_goals_apart(
     return tuple(goals)
 
 
+@cache
+def validation_goals(name: str) -> tuple[Cell, ...]:
+    """One goal for each target goal of a distribution, as far from the start by the shortest path.
+
+    Candidates are the cells whose path is as short or long as ``PATH_LENGTHS`` allows, further than two success radii
+    away from the training goals of the distribution and from the target goals of both: no place solves two tasks. For
+    each target goal in turn the candidate is taken whose path is most nearly as long, a keyed draw deciding between
+    equals, and further than two success radii from those taken before. Raises ``ValueError`` for an unknown name.
+    """
+    train, targets = goals_of(name)
+    layout, apart = _layout(), 2 * SUCCESS_RADIUS
+    everywhere = ((0, 0), (layout.walls.shape[0] - 1, layout.walls.shape[1] - 1))
+    taken = [*train, *(goal for other in PATH_LENGTHS for goal in goals_of(other)[1])]
+    lengths = path_length_map(layout, START_CELL)
+    shortest, longest = PATH_LENGTHS[name]
+    candidates = [
+        cell for cell in cells_apart(layout, everywhere, [(taken, apart)]) if shortest <= lengths[cell] <= longest
+    ]
+    return goals_like(targets, candidates, lengths, keyed_rng(_DRAW_SEED, name, "validation goals"), apart)
+
+
 def draw_task_distributions(path: Path) -> None:
     """Write a PNG with the goals of both distributions on the map (the paper's figure 11 a, b)."""
-    draw_goals(_layout(), START_POSITION, [(name, *goals_of(name)) for name in PATH_LENGTHS], path)
+    panels = [(name, *goals_of(name), validation_goals(name)) for name in PATH_LENGTHS]
+    draw_goals(_layout(), START_POSITION, panels, path)

@@ -1,4 +1,7 @@
-"""The kitchen's task distribution: 23 training and 10 target sequences of four subtasks (paper, appendix G.2)."""
+"""The kitchen's task distribution: 23 training and 10 target sequences of four subtasks (paper, appendix G.2).
+
+The five validation sequences are ours: ``validation_tasks``.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from importlib import resources
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,11 +20,14 @@ from envs.kitchen.data import KITCHEN_DATA_PRESETS, KitchenDataSource
 from envs.kitchen.physics import ACTION_DIM, dynamics_fingerprint
 from envs.kitchen.pictures import draw_orders, draw_progress, draw_progress_on
 from envs.kitchen.renderer import EPISODE_RENDERER
-from envs.kitchen.subtasks import SUCCESS_DISTANCE, completed, parse_subtasks
+from envs.kitchen.subtasks import SUBTASK_NAMES, SUCCESS_DISTANCE, completed, parse_subtasks
 from envs.kitchen.world import EPISODE_ENV_STEPS, OBSERVATION_DIM, KitchenWorld
+from envs.randomness import keyed_rng
 from envs.registry import task_distribution_summary
 
 SUBTASKS_PER_TASK = 4
+VALIDATION_TASKS = 5
+_VALIDATION_SEED = 0
 
 
 def make_task_distribution(name: str) -> TaskDistribution:
@@ -44,7 +51,15 @@ def make_task_distribution(name: str) -> TaskDistribution:
         describe_episodes=describe_episodes,
         score_name="completed subtasks",
         draw_paths_on=draw_progress_on,
-        draw_tasks=partial(draw_orders, (("training tasks", tasks_of("train")), ("target tasks", tasks_of("target")))),
+        draw_tasks=partial(
+            draw_orders,
+            (
+                ("training tasks", tasks_of("train")),
+                ("target tasks", tasks_of("target")),
+                ("validation tasks", validation_tasks()),
+            ),
+        ),
+        validation_tasks=validation_tasks(),
     )
 
 
@@ -54,6 +69,33 @@ def tasks_of(split: str) -> tuple[Task, ...]:
     text = resources.files("envs.kitchen").joinpath("data/tasks.csv").read_text(encoding="utf-8")
     rows = [row for row in csv.DictReader(text.splitlines()) if row["split"] == split]
     return tuple(sequence_task([row[f"subtask{i + 1}"] for i in range(SUBTASKS_PER_TASK)]) for row in rows)
+
+
+@cache
+def validation_tasks() -> tuple[Task, ...]:
+    """Five sequences that are to the training tasks as the target tasks are, and that no target task begins like.
+
+    Every target task begins as a training task does, for three subtasks, and ends with a subtask that follows the third
+    somewhere in a training task. So do these; none is a training task, and none has its first three subtasks in common
+    with a target task or with another of the five. Which of the sequences that are left are taken is a keyed draw.
+    """
+    train, target = (
+        [tuple(task.spec["subtasks"]) for task in tasks_of(split)] for split in ("train", "target")
+    )  # fmt: skip
+    follows = {pair for order in train for pair in pairwise(order)}
+    beginnings = sorted({order[:3] for order in train} - {order[:3] for order in target})
+    endings = {
+        first: [
+            order
+            for last in SUBTASK_NAMES
+            if last not in first and (first[-1], last) in follows and (order := (*first, last)) not in train
+        ]
+        for first in beginnings
+    }
+    rng = keyed_rng(_VALIDATION_SEED, "kitchen", "validation tasks")
+    possible = [first for first in beginnings if endings[first]]
+    drawn = [possible[i] for i in rng.permutation(len(possible))[:VALIDATION_TASKS]]
+    return tuple(sequence_task(list(endings[first][rng.integers(len(endings[first]))])) for first in drawn)
 
 
 def sequence_task(subtasks: list[str]) -> Task:

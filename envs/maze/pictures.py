@@ -27,6 +27,7 @@ _WALL = "#4a4e58"
 _FLOOR = "#fbfaf7"
 _TRAIN = "#2e9e4f"
 _TARGET = "#d6322d"
+_VALIDATION = "#2f6fd0"
 _START = "#f5b800"
 
 
@@ -77,18 +78,19 @@ def draw_paths_on(
 def draw_goals(
     layout: Layout,
     start_position: tuple[float, float],
-    panels: Sequence[tuple[str, Sequence[Cell], Sequence[Cell]]],
+    panels: Sequence[tuple[str, Sequence[Cell], Sequence[Cell], Sequence[Cell]]],
     path: Path,
 ) -> None:
-    """Write a PNG with a map per (name, training goals, target goals): ``draw_goals_on``."""
+    """Write a PNG with a map per (name, training goals, target goals, validation goals): ``draw_goals_on``."""
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     figure, all_axes = new_panels(rows, columns, panel_inches=3.1)
     for axes in all_axes[len(panels) :]:
         axes.set_axis_off()
-    for axes, (name, train_goals, target_goals) in zip(all_axes, panels, strict=False):
-        draw_goals_on(layout, start_position, train_goals, target_goals, axes)
-        axes.set_title(f"{name}\n{len(train_goals)} training, {len(target_goals)} target goals", fontsize=9)
+    for axes, (name, train_goals, target_goals, validation_goals) in zip(all_axes, panels, strict=False):
+        draw_goals_on(layout, start_position, train_goals, target_goals, validation_goals, axes)
+        sizes = f"{len(train_goals)} training, {len(target_goals)} target, {len(validation_goals)} validation"
+        axes.set_title(f"{name}\n{sizes} goals", fontsize=9)
     save_figure(figure, path)
 
 
@@ -97,13 +99,16 @@ def draw_goals_on(
     start_position: tuple[float, float],
     train_goals: Sequence[Cell],
     target_goals: Sequence[Cell],
+    validation_goals: Sequence[Cell],
     axes: Axes,
 ) -> None:
-    """One map with its goals: training tasks are circles, target tasks squares, so that not only colour tells them."""
+    """One map with its goals: training tasks are circles, target tasks squares, validation tasks triangles, so that not
+    only colour tells them."""
     draw_map(axes, layout)
     for goals, colour, marker, label in (
         (train_goals, _TRAIN, "o", "training goal"),
         (target_goals, _TARGET, "s", "target goal"),
+        (validation_goals, _VALIDATION, "^", "validation goal"),
     ):
         xs, ys = np.transpose(goals)
         axes.scatter(xs, ys, s=34, color=colour, marker=marker, edgecolor="white", linewidth=0.6, zorder=4, label=label)

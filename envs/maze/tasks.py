@@ -2,12 +2,14 @@
 
 Goals of ``maze``, ``maze-20``, ``maze-10``, ``maze-top-top`` and ``maze-top-bottom`` are the released lists. For the
 task-length study (appendix A, figure 7) no lists were published; ``short_range_goals`` says how ours are chosen.
+Validation goals are ours throughout: ``validation_goals``.
 """
 
 from __future__ import annotations
 
 import math
 from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from envs.maze.layout import Layout, reference_goals, reference_layout
 from envs.maze.physics import dynamics_fingerprint
 from envs.maze.pictures import draw_goals, draw_goals_on, draw_paths, draw_paths_on
 from envs.maze.planner import Cell, path_length_map
+from envs.maze.validation_goals import cells_apart, goals_like
 from envs.maze.world import (
     ACTION_DIM,
     EPISODE_ENV_STEPS,
@@ -29,6 +32,7 @@ from envs.maze.world import (
     SUCCESS_RADIUS,
     MazeWorld,
 )
+from envs.randomness import keyed_rng
 from envs.registry import task_distribution_summary
 
 SHORT_RANGE_CELLS = (4.0, 9.0)
@@ -44,13 +48,18 @@ _RELEASED_SPLITS = {
     "maze-top-top": ("train-top", "target-top"),
     "maze-top-bottom": ("train-top", "target-bottom"),
 }
-TASK_DISTRIBUTION_NAMES = (*_RELEASED_SPLITS, "maze-easy", "maze-medium")
+_SHORT_RANGE = ("maze-easy", "maze-medium")
+TASK_DISTRIBUTION_NAMES = (*_RELEASED_SPLITS, *_SHORT_RANGE)
+VALIDATION_MARGIN_CELLS = 3
+"""How far outside the rectangle that the target goals span a validation goal may lie."""
+_VALIDATION_SEED = 0
 
 
 def make_task_distribution(name: str) -> TaskDistribution:
     """The maze distribution called ``name``. Raises ``ValueError`` for a name that is none of them."""
     layout = _layout()
     train_goals, target_goals = goals_of(name)
+    extra_goals = validation_goals(name)
     draw = partial(draw_paths, layout, START_POSITION)
     return TaskDistribution(
         name=name,
@@ -74,7 +83,8 @@ def make_task_distribution(name: str) -> TaskDistribution:
         episode_renderer=EpisodeRenderer(endings=(".png",), render=draw),
         score_name="success",
         draw_paths_on=partial(draw_paths_on, layout, START_POSITION),
-        draw_tasks=partial(draw_goals_on, layout, START_POSITION, train_goals, target_goals),
+        draw_tasks=partial(draw_goals_on, layout, START_POSITION, train_goals, target_goals, extra_goals),
+        validation_tasks=tuple(goal_task(goal) for goal in extra_goals),
     )
 
 
@@ -93,7 +103,7 @@ def goals_of(name: str) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
     if name in _RELEASED_SPLITS:
         train_split, target_split = _RELEASED_SPLITS[name]
         return reference_goals()[train_split], reference_goals()[target_split]
-    if name in ("maze-easy", "maze-medium"):
+    if name in _SHORT_RANGE:
         return short_range_goals(_layout(), one_cluster=name == "maze-easy")
     raise ValueError(f"no maze task distribution {name!r}; valid: {', '.join(TASK_DISTRIBUTION_NAMES)}")
 
@@ -133,7 +143,39 @@ def short_range_goals(layout: Layout, one_cluster: bool) -> tuple[tuple[Cell, ..
     return train, target
 
 
+@cache
+def validation_goals(name: str) -> tuple[Cell, ...]:
+    """One goal for each target goal of a maze distribution, as far from the start by the shortest path.
+
+    Distributions with the same target goals share them. Candidates are the free cells of the region of the target goals
+    (the rectangle that they span, ``VALIDATION_MARGIN_CELLS`` wider on each side) that lie further than the success
+    radius away from the start, from every target goal of *any* maze distribution, and from the training goals of all
+    distributions with these target goals. In ``maze-easy`` and ``maze-medium`` target goals lie next to training goals,
+    and so may these: there they only are no training goals. For each target goal in turn the candidate is taken whose
+    path is most nearly as long, a keyed draw deciding between equals; no two lie within the success radius of each
+    other where no two target goals do. Raises ``ValueError`` for an unknown name.
+    """
+    known = {other: goals_of(other) for other in TASK_DISTRIBUTION_NAMES}
+    _, targets = known[name] if name in known else goals_of(name)
+    alike = [other for other, (_, goals) in known.items() if goals == targets]
+    low, high = np.min(targets, axis=0) - VALIDATION_MARGIN_CELLS, np.max(targets, axis=0) + VALIDATION_MARGIN_CELLS
+    start = (round(START_POSITION[0]), round(START_POSITION[1]))
+    candidates = cells_apart(
+        _layout(),
+        ((int(low[0]), int(low[1])), (int(high[0]), int(high[1]))),
+        [
+            ([start, *(goal for _, goals in known.values() for goal in goals)], SUCCESS_RADIUS),
+            ([goal for other in alike for goal in known[other][0]], 0.0 if name in _SHORT_RANGE else SUCCESS_RADIUS),
+        ],
+    )
+    rng = keyed_rng(_VALIDATION_SEED, alike[0], "validation goals")
+    apart = SUCCESS_RADIUS if all(math.dist(*pair) > SUCCESS_RADIUS for pair in combinations(targets, 2)) else 0.0
+    return goals_like(targets, candidates, path_length_map(_layout(), start), rng, apart)
+
+
 def draw_task_distributions(path: Path) -> None:
     """Write a PNG with the goals of every maze distribution on the map (the paper's figures 7, 12 and 13)."""
-    panels = [(name, *goals_of(name)) for name in TASK_DISTRIBUTION_NAMES if name != "maze-hard"]
+    panels = [
+        (name, *goals_of(name), validation_goals(name)) for name in TASK_DISTRIBUTION_NAMES if name != "maze-hard"
+    ]
     draw_goals(_layout(), START_POSITION, panels, path)

@@ -18,10 +18,15 @@ PROBLEM = PointProblem("squared distance", episode_env_steps=100, end_radius=0.0
 
 def make_task_distribution(name: str) -> TaskDistribution:
     """The world with its 160 training and 40 target goals, whatever it is called."""
-    return point_distribution(name, PROBLEM, *square_goals())
+    return point_distribution(name, PROBLEM, *square_goals(), validation_goals())
 
 
 def square_goals() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """160 training and 40 target goals, (N, 2), uniform in [-0.5, 0.5]^2, always the same."""
     goals = keyed_rng(0, "navigation-2d", "goals").uniform(-0.5, 0.5, (200, 2))
     return goals[:160], goals[160:]
+
+
+def validation_goals() -> NDArray[np.float64]:
+    """40 goals, (40, 2), uniform in the same square, drawn by a key of their own."""
+    return keyed_rng(0, "navigation-2d", "validation goals").uniform(-0.5, 0.5, (40, 2))

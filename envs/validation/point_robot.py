@@ -27,7 +27,7 @@ PROBLEMS = {
 
 def make_task_distribution(name: str) -> TaskDistribution:
     """The world and the tasks called ``name``. Raises ``KeyError`` for a name that is none of ``PROBLEMS``."""
-    return point_distribution(name, PROBLEMS[name], *half_circle_goals())
+    return point_distribution(name, PROBLEMS[name], *half_circle_goals(), validation_goals())
 
 
 def half_circle_goals() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -39,3 +39,13 @@ def half_circle_goals() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     goals = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     target = np.arange(120) % 6 == 3
     return goals[~target], goals[target]
+
+
+def validation_goals() -> NDArray[np.float64]:
+    """20 goals on the half circle, (20, 2): each halfway between two neighbouring training goals.
+
+    Of the 120 even angles every sixth is a target, its number being 3 more than a multiple of six; these lie between
+    the multiples of six and their successors, two and a half intervals from the nearest target.
+    """
+    angles = (6 * np.arange(20) + 0.5) * math.pi / 119
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -133,9 +133,11 @@ def point_distribution(
     problem: PointProblem,
     train_goals: NDArray[np.float64],
     target_goals: NDArray[np.float64],
+    validation_goals: NDArray[np.float64],
 ) -> TaskDistribution:
-    """The world of ``problem`` with these goals, (N, 2) each, as training and target tasks. Its family is its name."""
-    goals = np.concatenate([train_goals, target_goals])
+    """The world of ``problem`` with these goals, (N, 2) each, as training, target and validation tasks. Its family is
+    its name."""
+    goals = np.concatenate([train_goals, target_goals, validation_goals])
     return TaskDistribution(
         name=name,
         family=name,
@@ -151,6 +153,7 @@ def point_distribution(
         data_source=None,
         draw_paths=draw_point_paths,
         episode_renderer=EpisodeRenderer(endings=(".png",), render=draw_point_paths),
+        validation_tasks=_tasks("validation", validation_goals),
     )
 
 

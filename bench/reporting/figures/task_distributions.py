@@ -75,18 +75,20 @@ def _family(family: str) -> list[TaskDistribution]:
 def _figure(family: str, distributions: Sequence[TaskDistribution]) -> ReportFigure:
     panels: dict[tuple[str, ...], list[TaskDistribution]] = {}
     for tasks in distributions:  # those with the same tasks share a panel
-        key = tuple(task.name for part in (tasks.train_tasks, tasks.target_tasks) for task in (*part, part[0]))
+        parts = (tasks.train_tasks, tasks.target_tasks, tasks.validation_tasks)
+        key = tuple(name for part in parts for name in (*(task.name for task in part), ""))
         panels.setdefault(key, []).append(tasks)
     groups = list(panels.values())
     sizes = "; ".join(
         f"{' = '.join(tasks.name for tasks in group)}: {counted(len(group[0].train_tasks), 'training task')}, "
-        f"{counted(len(group[0].target_tasks), 'target task')}"
+        f"{counted(len(group[0].target_tasks), 'target task')}, "
+        f"{counted(len(group[0].validation_tasks), 'validation task')}"
         for group in groups
     )
-    caption = f"Training and target tasks of every task distribution of the family {family}. {sizes}."
+    caption = f"Training, target and validation tasks of every task distribution of the family {family}. {sizes}."
     return ReportFigure(
         file_name("tasks", family), f"Task distributions of {family}", caption,
-        f"Pictures of training and target tasks. {sizes}.", partial(_draw, groups),
+        f"Pictures of training, target and validation tasks. {sizes}.", partial(_draw, groups),
     )  # fmt: skip
 
 
