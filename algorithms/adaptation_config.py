@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from algorithms.budget import Budget, Scale, acting
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
 
 
@@ -22,7 +23,8 @@ class OffPolicyConfig:
     """Off-policy learning of each task by itself. Values: SiMPL section 4.3 and appendix E.2.2, maze."""
 
     episodes: int = 500
-    """Training episodes per target task, exploration included (paper, Figure 4: about 500)."""
+    """Training episodes per target task, exploration included (paper, Figure 4: maze about 500, kitchen 200;
+    released: SiMPL 1000, SPiRL 500 on the maze, 1000 on the kitchen)."""
     batch_size: int = 256
     """Skill transitions per update (paper: 256)."""
     replay_capacity: int = 20_000
@@ -58,6 +60,14 @@ class OffPolicyConfig:
     def updates_after(self, transitions: int) -> int:
         """Updates that an episode of so many transitions brings."""
         return self.updates_per_episode or round(self.transition_reuse * transitions / self.batch_size)
+
+    def budget(self, scale: Scale) -> Budget:
+        """Of learning every task; exploration episodes bring updates only where they are replayed."""
+        learned_from = self.episodes
+        if isinstance(self, ExplorationConfig) and not self.replay_exploration:
+            learned_from -= self.exploration_episodes
+        updates = scale.tasks * learned_from * self.updates_after(scale.choices_per_episode)
+        return acting(scale.tasks * self.episodes, scale, updates, self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -97,11 +107,11 @@ class AdaptConfig(TaskLearningConfig):
     """Target-task learning close to a prior (SiMPL section 4.3, appendix E.2.2; SPiRL uses the same settings, F.3)."""
 
     coefficient_only_grows: bool = True
-    """alpha is never lowered (released: on for SiMPL, off for SPiRL)."""
+    """alpha is never lowered (released: on for SiMPL, off for SPiRL; paper: dual gradient descent, so off)."""
     target_kl: float = 1.0
-    """Target divergence delta (paper: maze 1)."""
+    """Target divergence delta (paper: maze 1, kitchen 2; released: 1 and 5)."""
     kl_clip: float = 5.0
-    """Clip of the KL in the TD target (released: maze 5)."""
+    """Clip of the KL in the TD target (released SiMPL: maze 5, kitchen 20)."""
 
     def validate(self) -> None:
         super().validate()

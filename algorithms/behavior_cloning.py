@@ -27,6 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from algorithms.budget import Budget, Scale
 from algorithms.files import load_tensors, save_tensors
 from algorithms.networks import Gaussian, StandardisedModel, torch_generator
 from algorithms.offline_training import (
@@ -92,6 +93,10 @@ class BcConfig:
         require_between(self, RATE, "learning_rate", "final_learning_rate_fraction")
         if not 0 < self.held_out_fraction < 1:
             raise ValueError(f"held_out_fraction is {self.held_out_fraction}; valid is above 0 and below 1")
+
+    def budget(self, scale: Scale) -> Budget:
+        """Of behaviour cloning."""
+        return Budget(updates=self.updates, rows=self.updates * self.batch_size)
 
 
 class BehaviorPolicy(StandardisedModel):

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from algorithms.behavior_cloning import BehaviorPolicy, behavior_policy_contents
+from algorithms.budget import Budget, Scale, acting
 from algorithms.episode_log import EpisodeLog
 from algorithms.files import save_tensors
 from algorithms.meta_training import META_FILE
@@ -86,6 +87,12 @@ class MamlConfig:
         require_between(self, (0, COUNT[1]), "gradient_rows")
         require_between(self, (0.0, 1e3), "inner_rate")
         require_between(self, RATE, "discount")
+
+    def budget(self, scale: Scale) -> Budget:
+        """Of meta-training: episodes before and again after the inner step, then one update over the latter."""
+        episodes = min(self.tasks_per_iteration, scale.tasks) * self.episodes_per_task
+        rows = episodes * scale.episode_env_steps
+        return acting(self.meta_iterations * 2 * episodes, scale, self.meta_iterations, rows)
 
 
 # -- losses ----------------------------------------------------------------------------------------

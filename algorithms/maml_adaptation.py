@@ -23,6 +23,7 @@ import torch
 
 from algorithms.adaptation import ADAPTED_FILE
 from algorithms.behavior_cloning import behavior_policy_contents, behavior_policy_from
+from algorithms.budget import Budget, Scale, acting
 from algorithms.episode_log import EpisodeLog
 from algorithms.files import load_tensors, save_tensors
 from algorithms.maml import inner_steps
@@ -62,6 +63,10 @@ class MamlAdaptConfig:
         require_between(self, COUNT, "episodes", "episodes_per_step", "lanes")
         require_between(self, (1, self.episodes), "exploration_episodes")
         require_between(self, (0.0, 10.0), "later_rate_fraction")
+
+    def budget(self, scale: Scale) -> Budget:
+        """Of acting on every task; inner steps are not counted as updates."""
+        return acting(scale.tasks * self.episodes, scale)
 
 
 class MamlAdaptation(Stage):

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from algorithms.budget import Budget, Scale, acting
 from algorithms.episode_log import EpisodeLog
 from algorithms.episode_paths import EpisodePaths
 from algorithms.files import save_tensors
@@ -51,8 +52,8 @@ class MetaTrainConfig(ABC):
     """Budget and contexts of meta-training. Values: released SiMPL code for the maze, unless a line says otherwise."""
 
     epochs: int = 1000
-    """Each: one episode per task with e ~ p(e) and one with e ~ q (released: maze 1000, kitchen 500; the paper
-    counts 10,000 / 18,000 / 16,000 episodes for 10 / 20 / 40 maze tasks)."""
+    """Each: one episode per task with e ~ p(e) and one with e ~ q (released: maze 1000, kitchen 500; the paper counts
+    10,000 / 18,000 / 16,000 episodes for 10 / 20 / 40 maze tasks and 3,450 on the kitchen: 500 / 450 / 200 / 75)."""
     task_embedding_dim: int = 5
     """dim(e) (released: maze 5, kitchen 6; paper: 6 with 40 maze tasks, else 5; kitchen 10)."""
     transitions_per_task: int = 1024
@@ -96,6 +97,14 @@ class MetaTrainConfig(ABC):
         largest = self.context_groups[-1].transitions
         if self.context_drawn != 0 and not largest <= self.context_drawn <= COUNT[1]:
             raise ValueError(f"context_drawn is {self.context_drawn}; valid is 0, or {largest:,} to {COUNT[1]:,}")
+
+    def budget(self, scale: Scale) -> Budget:
+        """Of meta-training: the warm-up's episodes with e ~ p(e) and with e ~ q, then two of each task and epoch."""
+        choices = scale.choices_per_episode
+        warm_up = -(-self.warm_up_transitions // choices) + -(-self.transitions_per_task // choices)
+        per_update = self.context_sets * self.transitions_per_task
+        updates = self.epochs * max(1, int(self.transition_reuse * 2 * scale.tasks * choices / per_update))
+        return acting(scale.tasks * (warm_up + 2 * self.epochs), scale, updates, per_update)
 
     @property
     @abstractmethod

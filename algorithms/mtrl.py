@@ -43,6 +43,7 @@ from torch import Tensor
 
 from algorithms.adaptation import Adaptation
 from algorithms.adaptation_config import AdaptConfig
+from algorithms.budget import Budget, Scale
 from algorithms.files import load_tensors, save_tensors
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.playback import play_skill_policy
@@ -143,6 +144,10 @@ class DistilConfig:
         require_between(self, COUNT, "updates", "batch_size")
         require_between(self, RATE, "learning_rate", "coefficient_learning_rate")
         require_between(self, WEIGHT, "target_kl", "initial_coefficient")
+
+    def budget(self, scale: Scale) -> Budget:
+        """Of distillation."""
+        return Budget(updates=self.updates, rows=self.updates * self.batch_size)
 
 
 class Distillation(Stage):

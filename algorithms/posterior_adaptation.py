@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from algorithms.adaptation import ADAPTED_FILE
+from algorithms.budget import Budget, Scale, acting
 from algorithms.encoded_adaptation import encode_context
 from algorithms.episode_log import EpisodeLog
 from algorithms.episode_paths import EpisodePaths
@@ -50,6 +51,10 @@ class PosteriorAdaptConfig:
         require_between(self, (1, 10**6), "episodes")
         require_between(self, (1, self.episodes), "exploration_episodes")
         require_between(self, (1, 100_000), "lanes")
+
+    def budget(self, scale: Scale) -> Budget:
+        """Of acting on every task, without updates."""
+        return acting(scale.tasks * self.episodes, scale)
 
 
 class PosteriorAdaptation(Stage):

@@ -1,8 +1,9 @@
-"""Named budgets by family of task distributions: what differs from the defaults, which are the maze's at ``paper``.
+"""Named budgets by family of task distributions: what differs from the defaults, which are the released maze's.
 
-``paper`` holds the released code's values (a field's docstring names the paper's where the two disagree). ``quick`` is
-the real algorithm on a budget for one CPU core; what it departs from is a named field each. ``smoke`` takes seconds.
-Algorithms put these pieces together in their ``presets``; pieces are shared so that stages are.
+``paper`` holds what the paper states, and the released code's values where it is silent; ``released`` holds the
+authors' code, value by value, for what they published (SiMPL and SPiRL on maze and kitchen). A field's docstring names
+both. ``quick`` is the real algorithm on a budget for one CPU core; what it departs from is a named field each.
+``smoke`` takes seconds. Algorithms put these pieces together in their ``presets``; pieces are shared, so stages are.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ KITCHEN_SKILLS: Values = {
 """Released SPiRL on the kitchen."""
 
 SKILL_PRESETS: dict[tuple[str, str], Values] = {
+    # The paper refers to SPiRL for skills, so "paper" and "released" are the same.
     ("maze", "paper"): {},
+    ("maze", "released"): {},
     ("maze", "quick"): {**SKILLS_QUICK, "skills.passes": 600},
     ("maze", "smoke"): SKILLS_SMOKE,
     ("kitchen", "paper"): KITCHEN_SKILLS,
+    ("kitchen", "released"): KITCHEN_SKILLS,
     ("kitchen", "quick"): {
         **SKILLS_QUICK,
         "skills.encoder_output_dim": 128,
@@ -100,7 +104,18 @@ SMALL_NETWORKS: Values = {
 """For an algorithm whose ``adapt`` stage makes its own networks (SiMPL takes the meta-trained ones)."""
 
 KITCHEN_ADAPT: Values = {"adapt.target_kl": 5.0, "adapt.kl_clip": 20.0}
-"""Released SiMPL (paper: target KL 2)."""
+"""Released SiMPL's fine-tuning on the kitchen."""
+
+ADAPT_PAPER: Values = {"adapt.coefficient_only_grows": False}
+"""The paper tunes alpha by dual gradient descent, which moves it both ways."""
+
+KITCHEN_ADAPT_PAPER: Values = {
+    **ADAPT_PAPER,
+    "adapt.episodes": 200,  # where the paper's Figure 4 ends
+    "adapt.target_kl": 2.0,
+    "adapt.kl_clip": 20.0,
+}
+"""Section E.2.2 on the kitchen, for SiMPL and, with "the same hyperparameters" (F.3), for SPiRL."""
 
 KITCHEN_ADAPT_QUICK: Values = {**ADAPT_QUICK, "adapt.episodes": 120}
 """Simulating an episode takes a third of a second: 120 of them on ten tasks are seven minutes."""
@@ -112,13 +127,20 @@ target KLs SiMPL does not lead (envs/image_maze/README.md)."""
 
 SPIRL_KITCHEN: Values = {
     "adapt.target_kl": 5.0,
-    "adapt.initial_coefficient": 1.0,  # paper: 0.01, with which SPiRL is much faster on the scripted demonstrations
+    "adapt.initial_coefficient": 1.0,
     "adapt.coefficient_learning_rate": 3e-3,
 }
 """Released SPiRL on the kitchen."""
 
+SPIRL_KITCHEN_NETWORKS: Values = {"adapt.actor_critic.hidden_dim": 128, "adapt.actor_critic.hidden_layers": 5}
+"""Section E.1.3."""
+
+SPIRL_PAPER: Values = {"adapt.initial_coefficient": 0.01, "adapt.actor_critic.sigma_parametrization": "exp"}
+"""Section F.3; the residual policy of E.1.3."""
+
 SPIRL_PRESETS: dict[tuple[str, str], Values] = {
-    ("maze", "paper"): {},
+    ("maze", "paper"): {**ADAPT_PAPER, **SPIRL_PAPER, "adapt.kl_clip": 5.0},
+    ("maze", "released"): {},
     ("maze", "quick"): {
         **ADAPT_QUICK,
         **SMALL_NETWORKS,
@@ -127,11 +149,8 @@ SPIRL_PRESETS: dict[tuple[str, str], Values] = {
         "adapt.kl_clip": 5.0,
     },
     ("maze", "smoke"): {**ADAPT_SMOKE, **SMALL_NETWORKS},
-    ("kitchen", "paper"): {
-        **SPIRL_KITCHEN,
-        "adapt.actor_critic.hidden_dim": 128,
-        "adapt.actor_critic.hidden_layers": 5,
-    },
+    ("kitchen", "paper"): {**KITCHEN_ADAPT_PAPER, **SPIRL_PAPER, **SPIRL_KITCHEN_NETWORKS},
+    ("kitchen", "released"): {**SPIRL_KITCHEN, **SPIRL_KITCHEN_NETWORKS, "adapt.episodes": 1000},
     ("kitchen", "quick"): {**KITCHEN_ADAPT_QUICK, **SMALL_NETWORKS, **SPIRL_KITCHEN},
     ("kitchen", "smoke"): {**ADAPT_SMOKE, **SMALL_NETWORKS, **SPIRL_KITCHEN, "adapt.batch_size": 32},
 }
@@ -165,7 +184,7 @@ MTRL_SMOKE: Values = {
 }
 
 MTRL_PRESETS: dict[tuple[str, str], Values] = {
-    ("maze", "paper"): {},
+    ("maze", "paper"): _mtrl(SPIRL_PRESETS["maze", "paper"], {}),
     ("maze", "quick"): _mtrl(SPIRL_PRESETS["maze", "quick"], {**MTRL_QUICK, "task_policies.episodes": 150}),
     ("maze", "smoke"): _mtrl(SPIRL_PRESETS["maze", "smoke"], MTRL_SMOKE),
     ("kitchen", "paper"): _mtrl(SPIRL_PRESETS["kitchen", "paper"], {"distil.target_kl": 0.2}),
@@ -215,8 +234,26 @@ META_SMOKE: Values = {
     "meta_train.actor_critic.hidden_dim": 32,
 }
 
+META_PAPER: Values = {
+    "meta_train.epochs": 450,
+    # 20 tasks in all, in the released code's proportion of small to large contexts.
+    "meta_train.small_context_tasks": 3,
+    "meta_train.large_context_tasks": 17,
+    "meta_train.small_target_kl": 0.1,
+    "meta_train.large_target_kl": 0.4,
+    "meta_train.policy_coefficients_only_grow": False,
+    "meta_train.actor_critic.sigma_parametrization": "exp",
+}
+"""Sections E.1.3 and E.2.1, maze: 18,000 episodes for 20 training tasks, at two episodes per task and epoch."""
+
+META_PAPER_BY_DISTRIBUTION: dict[tuple[str, str], Values] = {
+    **{(env, "paper"): {"meta_train.epochs": 200, "meta_train.task_embedding_dim": 6} for env in ("maze", "maze-hard")},
+    **{(env, "paper"): {"meta_train.epochs": 500} for env in ("maze-10", "maze-top-top", "maze-top-bottom")},
+}
+"""Sections E.1.2 and E.2.1: 16,000 episodes for 40 training tasks, 10,000 for 10."""
+
 KITCHEN_META: Values = {
-    "meta_train.epochs": 500,  # the paper counts 3,450 episodes, 75 epochs
+    "meta_train.epochs": 500,
     "meta_train.task_embedding_dim": 6,
     "meta_train.small_context_tasks": 3,
     "meta_train.large_context_tasks": 27,
@@ -226,8 +263,8 @@ KITCHEN_META: Values = {
     "meta_train.warm_up_transitions": 1024,
     "meta_train.replay_capacity": 3000,
     "meta_train.context_capacity": 3000,
-    "meta_train.small_target_kl": 0.1,  # the paper fixes the coefficient at 0.3 instead
-    "meta_train.large_target_kl": 4.0,  # paper: 0.4
+    "meta_train.small_target_kl": 0.1,
+    "meta_train.large_target_kl": 4.0,
     "meta_train.small_initial_coefficient": 0.05,
     "meta_train.large_initial_coefficient": 0.03,
     "meta_train.small_encoder_target_kl": 2.0,
@@ -238,6 +275,18 @@ KITCHEN_META: Values = {
     "meta_train.actor_critic.hidden_layers": 5,
 }
 """Released SiMPL on the kitchen."""
+
+KITCHEN_META_PAPER: Values = {
+    **KITCHEN_META,
+    **META_PAPER,
+    "meta_train.epochs": 75,  # 3,450 episodes, at two for each of 23 tasks and epoch
+    "meta_train.task_embedding_dim": 10,
+    "meta_train.small_context_tasks": 2,
+    "meta_train.large_context_tasks": 18,
+    "meta_train.small_coefficient_fixed": True,
+    "meta_train.small_initial_coefficient": 0.3,
+}
+"""Sections E.1.2, E.1.3 and E.2.1 on the kitchen."""
 
 KITCHEN_META_QUICK: Values = {
     **KITCHEN_META,
@@ -269,10 +318,12 @@ KITCHEN_META_QUICK: Values = {
 }
 
 SIMPL_PRESETS: dict[tuple[str, str], Values] = {
-    ("maze", "paper"): {},
+    ("maze", "paper"): {**META_PAPER, **ADAPT_PAPER},
+    ("maze", "released"): {"adapt.episodes": 1000},
     ("maze", "quick"): {**META_QUICK, **ADAPT_QUICK},
     ("maze", "smoke"): {**META_SMOKE, **ADAPT_SMOKE, "adapt.exploration_episodes": 2},
-    ("kitchen", "paper"): {**KITCHEN_META, **KITCHEN_ADAPT},
+    ("kitchen", "paper"): {**KITCHEN_META_PAPER, **KITCHEN_ADAPT_PAPER},
+    ("kitchen", "released"): {**KITCHEN_META, **KITCHEN_ADAPT, "adapt.episodes": 1000},
     ("kitchen", "quick"): {
         **KITCHEN_META_QUICK,
         **KITCHEN_ADAPT_QUICK,

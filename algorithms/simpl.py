@@ -45,7 +45,7 @@ from algorithms.files import load_tensors
 from algorithms.meta_training import META_FILE, ContextGroup, MetaLearner, MetaTrainConfig, MetaTraining
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.playback import play_skill_policy
-from algorithms.presets import SIMPL_PRESETS, with_skills
+from algorithms.presets import META_PAPER_BY_DISTRIBUTION, SIMPL_PRESETS, with_skills
 from algorithms.ranges import COUNT, WEIGHT, require_between
 from algorithms.regularized_sac import (
     ActorCriticConfig,
@@ -325,5 +325,6 @@ ALGORITHM = Algorithm(
         ),
     ),
     presets=with_skills(SIMPL_PRESETS),
+    distribution_presets=META_PAPER_BY_DISTRIBUTION,
     needs_train_tasks=True,
 )

@@ -46,6 +46,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from algorithms.budget import Budget, Scale
 from algorithms.files import load_tensors
 from algorithms.flow_prior import FlowPrior
 from algorithms.networks import BatchNormMLP, Gaussian, StandardisedModel
@@ -132,6 +133,19 @@ class SkillConfig:
             raise ValueError(
                 f"latent_dim is {self.latent_dim}; valid with a flow, which couples dimensions, is 2 or more"
             )
+
+    def updates_per_pass(self, training_trajectories: int, transitions: int) -> int:
+        """Whole batches of crops in a pass; one where all crops together fill none. ``transitions``: of all data."""
+        crops = training_trajectories
+        if self.crops == "by_transitions":
+            crops = int((1 - self.held_out_fraction) * transitions / (self.skill_length + 1))
+        return max(1, crops // self.batch_size)
+
+    def budget(self, scale: Scale) -> Budget:
+        """Of skill extraction; roll-outs that only picture what was learned are not counted."""
+        training = scale.trajectories - max(1, round(scale.trajectories * self.held_out_fraction))
+        updates = self.passes * self.updates_per_pass(training, scale.transitions)
+        return Budget(updates=updates, rows=updates * self.batch_size)
 
 
 class SkillModel(StandardisedModel):

@@ -42,9 +42,12 @@ from algorithms.skill_model import (
     load_skill_model,
     skill_losses,
 )
+from algorithms.skill_reach import env_steps_to_goals
 from algorithms.stage import StageContext, StageSpec
 from envs.trajectories import Trajectories
 
+REACH_CHOICES = (1, 4)
+"""Skills of the prior tried in each state, to see how far the best of them reaches."""
 LATENTS = 1000
 """Skills whose latent vectors are kept for a picture."""
 
@@ -102,19 +105,13 @@ class SkillTraining(OfflineTraining):
         dims = (distribution.observation_dim, distribution.action_dim)
         self.make_model(self.sampler.states, lambda: SkillModel(config, *dims, distribution.views))
         self.optimizer = torch.optim.RAdam(self.model.parameters(), lr=config.learning_rate, foreach=True)
-        self.updates_per_pass = max(1, self._crops_per_pass() // config.batch_size)
+        self.updates_per_pass = config.updates_per_pass(len(self.sampler.training), len(self.sampler.states))
         self.total_updates = config.passes * self.updates_per_pass
 
     def _sampler_of(self, trajectories: Trajectories) -> CropSampler:
         config = self.config
         left_out = STARTS_LEFT_OUT[config.crops]
         return CropSampler(trajectories, config.skill_length, config.held_out_fraction, left_out)
-
-    def _crops_per_pass(self) -> int:
-        config = self.config
-        if config.crops == "one_per_trajectory":
-            return len(self.sampler.training)
-        return int((1 - config.held_out_fraction) * len(self.sampler.states) / (config.skill_length + 1))
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """The batch of update ``self.updates``, keyed."""
@@ -207,10 +204,22 @@ class SkillTraining(OfflineTraining):
             },
         )
         self._save_latents(folder)
-        metrics |= self._rollouts("prior", "Skill prior roll-outs from the start", folder)
+        metrics |= self._rollouts("prior", "Skill prior roll-outs from the start", folder) | self._reach(folder)
         if distribution.own_trajectories is not None:
             metrics |= self._rollouts("unit", "Roll-outs of skills from N(0, I) from the start", folder)
         return metrics
+
+    def _reach(self, folder: Path) -> dict[str, float]:
+        """Share of places in the world that the best of so many skills of the prior reaches, by the true way there."""
+        distribution = self.context.task_distribution
+        if distribution.make_reach is None:
+            return {}
+        model = load_skill_model(folder, views=distribution.views)
+        reached = {
+            choices: env_steps_to_goals(model, distribution.make_reach(None, choices), self.context.seed)
+            for choices in REACH_CHOICES
+        }
+        return {f"reach_best_of_{choices}": float((found >= 0).mean()) for choices, found in reached.items()}
 
     def _rollouts(self, kind: Literal["prior", "unit"], title: str, folder: Path) -> dict[str, float]:
         """Roll-outs of z from the prior, or from N(0, I) whatever the state: a picture, and what they did."""

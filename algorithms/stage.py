@@ -199,6 +199,13 @@ class Algorithm:
     stages: tuple[StageSpec, ...]
     """In order, without ``data``: the harness prepends it where a stage names it as an input."""
     presets: Mapping[tuple[str, str], Mapping[str, Any]]
-    """(family of task distributions, preset) -> {``stage.field``: value}; ``paper`` is usually {}."""
+    """(family of task distributions, preset) -> {``stage.field``: value}."""
     needs_train_tasks: bool = False
     cross_check: CrossCheck | None = None
+    distribution_presets: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    """(task distribution, preset) -> what differs there from the preset of its family."""
+
+    def preset_values(self, distribution: TaskDistribution, preset: str) -> dict[str, Any]:
+        """{``stage.field``: value} on ``distribution``. Raises ``KeyError`` for a preset that its family lacks."""
+        of_family = self.presets[distribution.family, preset]
+        return {**of_family, **self.distribution_presets.get((distribution.name, preset), {})}

@@ -89,7 +89,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("-h", "--help", action="store_true", help="show this, and with --algo and --env all fields")
     parser.add_argument("--algo", metavar="ALGO", help="algorithm (bench list)")
     parser.add_argument("--env", metavar="ENV", help="task distribution (bench list)")
-    parser.add_argument("--preset", default="quick", help="named budget: smoke, quick or paper (default quick)")
+    parser.add_argument("--preset", default="quick", help="named budget: smoke, quick, paper, released (default quick)")
     parser.add_argument("--seed", type=integer(0), default=0, help="fixes every random number (default 0)")
     parser.add_argument(
         "--on", default="target", metavar="TASKS",

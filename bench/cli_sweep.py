@@ -34,7 +34,7 @@ def _add_sweep(commands: argparse._SubParsersAction[Parser]) -> None:
     )  # fmt: skip
     parser.add_argument("sweep", nargs="?", metavar="NAME|FILE", help="a shipped sweep, or a TOML file of your own")
     parser.add_argument("--list", action="store_true", help="list the shipped sweeps")
-    parser.add_argument("--preset", default="quick", help="named budget: smoke, quick or paper (default quick)")
+    parser.add_argument("--preset", default="quick", help="named budget: smoke, quick, paper, released (default quick)")
     parser.add_argument("--dry-run", action="store_true", help="print the graph and what it takes; run nothing")
     _add_executor(parser, default="local")
     add_machine_options(parser)

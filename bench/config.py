@@ -148,14 +148,21 @@ def _yaml_scalar(value: Any) -> str:
     return str(value)
 
 
-def help_text(stage: str, config_class: type[Any], config: Any) -> str:
-    """Every field of a stage: option, type, docstring, default, and the value here where it differs."""
+def help_text(stage: str, config_class: type[Any], config: Any, by_preset: Mapping[str, Any]) -> str:
+    """Every field of a stage: option, type, docstring, default, the value here and in presets that differ from it.
+
+    ``by_preset``: preset -> this stage's configuration there.
+    """
     defaults, values = dict(flatten(config_class())), dict(flatten(config))
+    of_presets = {preset: dict(flatten(of_preset)) for preset, of_preset in by_preset.items()}
     lines = [f"{stage}:"]
     for name, annotation, docstring in leaf_types(config_class):
         default = f"default {_shown(defaults[name])}"
         here = f", here {_shown(values[name])}" if values[name] != defaults[name] else ""
-        lines.append(f"  --{stage}.{name} {describe_type(annotation)}  [{default}{here}]")
+        others = {preset: of_preset[name] for preset, of_preset in of_presets.items()}
+        differs = any(value != defaults[name] for value in others.values())
+        of_each = "; " + ", ".join(f"{preset} {_shown(value)}" for preset, value in others.items()) if differs else ""
+        lines.append(f"  --{stage}.{name} {describe_type(annotation)}  [{default}{here}{of_each}]")
         if docstring:
             lines.append(f"        {docstring}")
     return "\n".join(lines)

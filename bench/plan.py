@@ -112,7 +112,7 @@ def plan_run(request: RunRequest) -> RunPlan:
         raise unknown_name(f"preset for {request.algo} on {request.env}", request.preset, presets)
     target_tasks = _checked_tasks(request, distribution)
     specs, overrides = algorithm.stages, request.overrides
-    preset = dict(algorithm.presets[distribution.family, request.preset])
+    preset = algorithm.preset_values(distribution, request.preset)
     if needs_data(algorithm):
         choice = choose_data(distribution, request.preset, overrides, request.data)
         specs, overrides, preset = (choice.spec, *specs), choice.overrides, {**choice.preset, **preset}
@@ -120,7 +120,7 @@ def plan_run(request: RunRequest) -> RunPlan:
         raise UserError(f"--data: {request.algo} learns from no offline data")
     classes = {spec.name: spec.config_class for spec in specs}
     check_override_names(overrides, classes)
-    check_preset_names(preset, classes, f"preset {request.preset!r} of {request.algo} on {distribution.family}")
+    check_preset_names(preset, classes, f"preset {request.preset!r} of {request.algo} on {distribution.name}")
     planned: dict[str, PlannedStage] = {}
     for spec in specs:
         config = resolve_config(spec.config_class, spec.name, preset, overrides, request.preset)

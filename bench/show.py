@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.config import help_text
 from bench.errors import UserError, unknown_name
 from bench.files import read_json
 from bench.locks import lock_holder
+from bench.lookup import presets_of_pair
 from bench.plan import RunRequest, plan_run
 from bench.progress import duration_text
 from bench.results import (
@@ -31,11 +33,15 @@ from bench.tables import print_table
 
 
 def print_fields(request: RunRequest) -> None:
-    """Print every field of every stage of a run, with its docstring, default and value in the preset."""
+    """Print every field of every stage of a run: docstring, default, value in this preset and in the others."""
     plan = plan_run(request)
-    print(f"Fields of {request.algo} on {request.env}, preset {request.preset}:\n")
+    presets = presets_of_pair(plan.algorithm, plan.task_distribution)
+    plans = {preset: plan_run(replace(request, preset=preset, overrides=())) for preset in presets}
+    print(f"Fields of {request.algo} on {request.env}, preset {request.preset} (others: {', '.join(presets)}):\n")
     for planned in plan.stages:
-        print(help_text(planned.spec.name, planned.spec.config_class, planned.config) + "\n")
+        name = planned.spec.name
+        by_preset = {preset: of_preset.configs[name] for preset, of_preset in plans.items()}
+        print(help_text(name, planned.spec.config_class, planned.config, by_preset) + "\n")
 
 
 def print_result(folder: Path) -> None:
@@ -119,6 +125,14 @@ def _print_tables(description: dict[str, Any]) -> None:
         rows.append((stage["name"], state, stage["progress"] or "", seconds, stage["artefact"]))
     rows.append(("total", "", "", duration_text(description["total_seconds"]), ""))
     print_table("Stages", ("stage", "state", "progress", "time", "artefact"), rows)
+    measured = [
+        (stage["name"], name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
+        for stage in description["stages"]
+        for name, value in ((stage.get("manifest") or {}).get("metrics") or {}).items()
+        if isinstance(value, int | float)
+    ]
+    if measured:
+        print_table("What stages measured", ("stage", "what", "value"), measured)
     scores = [
         (window["window"], f"{window['mean_score']:.3f}", str(window["n_tasks"]))
         for window in description["windows"]

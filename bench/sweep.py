@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from algorithms.registry import algorithm_names
+from bench.budgets import total_budget
 from bench.cli_parser import DEFAULT_OUT
 from bench.errors import InterruptedRunError, StageFailedError, UserError, nearest_name
 from bench.estimates import StageTimes
@@ -232,10 +233,20 @@ def print_graph(ledger: Ledger, graph: StageGraph, options: SweepOptions) -> Non
         to_run = [node for node in nodes if node.name in needed]
         uses = sum(len(node.runs) for node in nodes)
         shared = str(uses - len(nodes)) if kind != REPORT else ""
-        rows.append((kind, str(len(to_run)), str(sum(node.exists for node in nodes)), shared, _time_text(to_run)))
+        budget = _budget_texts(to_run, options.run.out) if kind != REPORT else ("", "")
+        exist = str(sum(node.exists for node in nodes))
+        rows.append((kind, str(len(to_run)), exist, shared, *budget, _time_text(to_run)))
     print_table(
         f"{ledger.sweep}: {ledger.title}",
-        ("stage", "to run", "exist", "saved by sharing", "time each (measured)"),
+        (
+            "stage",
+            "to run",
+            "exist",
+            "saved by sharing",
+            "env_steps, at most",
+            "updates, at most",
+            "time each (measured)",
+        ),
         rows,
     )
     print(_counts_text(graph))
@@ -248,6 +259,15 @@ def print_graph(ledger: Ledger, graph: StageGraph, options: SweepOptions) -> Non
 
         for line in executor.describe(graph, options.profile):
             print(line)
+
+
+def _budget_texts(nodes: list[StageNode], out: Path) -> tuple[str, str]:
+    """(env_steps, updates) of all these nodes together."""
+    budget, uncounted = total_budget(nodes, out)
+    if uncounted == len(nodes):
+        return "", ""
+    left_out = f" (without {uncounted})" if uncounted else ""
+    return f"{budget.env_steps:,}{left_out}", f"{budget.updates:,}{left_out}"
 
 
 def _counts_text(graph: StageGraph) -> str:

@@ -75,6 +75,9 @@ class DataSource(Protocol):
     implementation: str
     """Names the computation in the artefact's hash; changed whenever the same config gives other data."""
 
+    usual_env_steps: int
+    """Of a trajectory at the default configuration, on average: budgets are counted with it until data are built."""
+
     variants: tuple[str, ...]
     """What the config's field ``source`` accepts, so that ``--data NAME`` can set it; () without such a field."""
 
@@ -113,6 +116,28 @@ class Views(Protocol):
         ``scenes``, (B, ...) as ``Trajectories.scenes``, are the places that each row lies in; None: the world's own.
         Raises ``ValueError`` for rows that nothing can be drawn of.
         """
+        ...
+
+
+class Reach(Protocol):
+    """Lanes that carry out several choices from one state and keep the one that ends nearest to a place.
+
+    A diagnosis of skills, which knows the map. Axes: T place, C choice, N = T C lane, D observation feature.
+    """
+
+    episode_env_steps: int
+    """After so many env_steps nothing more is tried."""
+    observations: Float32Array
+    """Where the lanes are, (N, D)."""
+    env_steps_to_goal: NDArray[np.int64]
+    """(T,): after how many a place was reached; -1 as long as it is not."""
+
+    def step(self, actions: Float32Array) -> Float32Array:
+        """One env_step of all lanes under ``actions`` (N, A); returns ``observations``."""
+        ...
+
+    def keep_nearest(self) -> None:
+        """All lanes of a place go on from where the nearest of them is."""
         ...
 
 
@@ -176,6 +201,8 @@ class TaskDistribution:
     """What networks see of an observation, drawn where it is needed; None: they see the observation itself."""
     draw_tasks: Callable[[Axes], None] | None = None
     """Draws training, target and validation tasks into an empty matplotlib axes, with labels for a legend."""
+    make_reach: Callable[[Sequence[Task] | None, int], Reach] | None = None
+    """``make_reach(tasks, choices)``: how far skills reach towards tasks; None: towards places that no task chose."""
     validation_tasks: tuple[Task, ...] = ()
     """Tasks by which presets and other settings are chosen, so that none is chosen by looking at target tasks: like
     those, and neither among them nor among the training tasks. () where there are none to be had."""

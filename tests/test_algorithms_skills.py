@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.presets import SKILL_PRESETS
+from algorithms.budget import Budget, Scale
 from algorithms.skill_model import SkillConfig, load_skill_model, skill_losses
 from algorithms.skills import STARTS_LEFT_OUT, CropSampler, SkillTraining
 from envs.registry import task_distribution
@@ -101,10 +101,13 @@ def test_a_pass_by_transitions_is_counted_as_spirls_kitchen_loader_counts(tmp_pa
     config = dataclasses.replace(CONFIG, crops="by_transitions")
     stage = make_stage(tmp_path, config)
     assert len(stage.sampler.states) == 600
-    assert (stage._crops_per_pass(), stage.updates_per_pass, stage.total_updates) == (43, 5, 200)
-    stage.sampler.states = torch.empty(123_202, 0)
-    stage.config = dataclasses.replace(config, held_out_fraction=0.01)
-    assert stage._crops_per_pass() == 11_088
+    assert (stage.updates_per_pass, stage.total_updates) == (5, 200)
+    kitchen = SkillConfig(crops="by_transitions", held_out_fraction=0.01, passes=5000)
+    assert kitchen.updates_per_pass(594, 123_202) == 86
+    budget = kitchen.budget(
+        Scale(tasks=0, episode_env_steps=280, skill_length=10, trajectories=600, transitions=123_202)
+    )
+    assert budget == Budget(updates=430_000, rows=430_000 * 128)
 
 
 def test_crops_by_transitions_are_of_trajectories_drawn_anew(tmp_path: Path) -> None:
@@ -283,9 +286,11 @@ def test_artefact_holds_the_model_and_the_manifests_numbers(tmp_path: Path) -> N
     assert set(numbers) == {
         "held_out_squared_error", "held_out_encoder_kl_nats", "held_out_prior_nll_nats", "updates",
         "prior_rollout_wall_contact_rate", "prior_rollout_cells_visited", "prior_rollout_covered",
+        "reach_best_of_1", "reach_best_of_4",
     }  # fmt: skip
     assert numbers["updates"] == 80
     assert all(np.isfinite(value) for value in numbers.values())
+    assert 0 <= numbers["reach_best_of_1"] <= numbers["reach_best_of_4"] <= 1
     assert stage.held_out_losses() == stage.held_out_losses(), "drawn from a key"
 
 
@@ -350,8 +355,7 @@ def test_data_smaller_than_a_batch_is_a_batch_of_its_own(tmp_path: Path, traject
     assert stage.updates == 2
 
 
-def test_paper_preset_changes_nothing_and_departures_are_off() -> None:
-    assert SKILL_PRESETS["maze", "paper"] == {}
+def test_departures_are_off_by_default() -> None:
     config = SkillConfig()
     assert (config.standardise_states, config.final_learning_rate_fraction) == (False, 1.0)
     assert (config.skill_length, config.latent_dim, config.kl_weight, config.passes) == (10, 10, 1e-2, 2000)

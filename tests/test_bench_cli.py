@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -99,7 +100,10 @@ def test_cuda_is_refused_where_there_is_none(bench: Bench, tmp_path: Path) -> No
 def test_help_of_a_pair_lists_every_field_with_its_value(bench: Bench) -> None:
     outcome = bench("run", "--algo", "toy", "--env", "toy-line", "--preset", "smoke", "--help")
     assert outcome.code == 0
-    assert "--fit.updates int  [default 40, here 10]\n        Gradient updates." in outcome.out
+    of_presets = re.search(r"--fit.updates int  \[default 40, here 10; (.*)\]\n        Gradient updates.", outcome.out)
+    assert of_presets is not None
+    assert of_presets.group(1).split(", ") == ["smoke 10", "quick 40"]
+    assert "--adapt.pause_seconds float  [default 0.0]" in outcome.out, "no preset sets it"
     assert "--fit.kind linear|tanh  [default linear]" in outcome.out
     assert "--data.seed int  [default 0]" in outcome.out
     assert "--seed SEED" in outcome.out

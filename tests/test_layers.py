@@ -52,7 +52,14 @@ def test_layers_point_one_way(layer: str) -> None:
 
 
 def test_the_harness_uses_only_the_general_modules_below_it() -> None:
-    general = {"algorithms.registry", "algorithms.stage", "envs.core", "envs.randomness", "envs.registry"}
+    general = {
+        "algorithms.budget",
+        "algorithms.registry",
+        "algorithms.stage",
+        "envs.core",
+        "envs.randomness",
+        "envs.registry",
+    }
     general |= {"envs.plugins", "envs.trajectories"}
     for path in sources("bench"):
         below = {module for module in imported_modules(path) if module.partition(".")[0] in ("algorithms", "envs")}

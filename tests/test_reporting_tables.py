@@ -15,6 +15,7 @@ from bench.reporting.tables import make_tables
 from bench.reporting.tables.cost import TOTAL, cost_tables
 from bench.reporting.tables.deviations import deviation_tables, differences
 from bench.reporting.tables.hyperparameters import VARIES, hyperparameter_tables
+from bench.reporting.tables.offline_models import offline_model_tables
 from bench.reporting.tables.scores import score_tables
 from tests.conftest import ROOT
 from tests.statistics_helpers import write_run
@@ -49,12 +50,27 @@ def test_every_table_has_all_forms(shipped: ReportInputs) -> None:
     assert made.missing == ()
     assert [table.name for table in made.items] == [
         "scores-kitchen-quick", "scores-maze-quick", "cost-kitchen-quick", "cost-maze-quick",
+        "offline-models-kitchen-quick", "offline-models-maze-quick",
         "hyperparameters-simpl", "hyperparameters-spirl", "deviations",
     ]  # fmt: skip
     for table in made.items:
         assert len(table.to_markdown().splitlines()) == len(table.rows) + 2
         assert len(pd.read_csv(pd.io.common.StringIO(table.to_csv()))) == len(table.rows)
         assert table.to_latex().count(r"\\") >= len(table.rows) + 1
+
+
+def test_skill_models_are_judged_before_any_reward_one_row_for_each(shipped: ReportInputs) -> None:
+    """SiMPL and SPiRL of a seed share theirs, so six runs have three."""
+    table = table_named(offline_model_tables(shipped).items, "offline-models-maze-quick")
+    manifests = [
+        next(stage["manifest"] for stage in json.loads(path.read_text())["stages"] if stage["name"] == "skills")
+        for path in sorted(SHIPPED.glob("spirl-maze-quick-s[012]/run.json"))
+    ]
+    assert [(row["stage"], row["seed"]) for row in records(table)] == [("skills", 0), ("skills", 1), ("skills", 2)]
+    for row, manifest in zip(records(table), manifests, strict=True):
+        assert {name: row[name] for name in manifest["metrics"]} == manifest["metrics"]
+    (missing,) = offline_model_tables(load_inputs([SHIPPED / "sac-maze-quick-s0"])).missing
+    assert missing.startswith("models of offline data on maze, quick: no run learned one")
 
 
 @pytest.mark.parametrize("env", ["maze", "kitchen"])

@@ -46,6 +46,7 @@ class ToyDataSource:
 
     config_class = ToyDataConfig
     implementation = "toy_trajectories/1"
+    usual_env_steps = 20
     variants = ("plain", "mirrored")
 
     def num_chunks(self, config: ToyDataConfig) -> int:

@@ -48,6 +48,7 @@ class ImageMazeDataSource(MazeDataSource):
 
     config_class: type[Any] = ImageMazeDataConfig
     implementation = "trajectories/1/image-maze/ImageMazeDataConfig"
+    usual_env_steps = 536
 
     def _build(self, config: MazeDataConfig, trajectory_indices: range, threads: int) -> Trajectories:
         assert isinstance(config, ImageMazeDataConfig)

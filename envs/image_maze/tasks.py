@@ -10,22 +10,24 @@ the start, SPiRL's distance among them, for the paper's negative result. ``valid
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from envs.core import EpisodeRenderer, TaskDistribution
+from envs.core import EpisodeRenderer, Task, TaskDistribution
 from envs.image_maze.data import IMAGE_MAZE_DATA_PRESETS, ImageMazeDataSource, recorded_in
 from envs.image_maze.pictures import draw_episodes, draw_recorded_episode
 from envs.image_maze.views import OBSERVATION_DIM, MazeViews
-from envs.image_maze.world import START_POSITION, ImageMazeWorld
+from envs.image_maze.world import START_POSITION, ImageMazeWorld, note_previous
 from envs.maze.coverage import describe_paths
 from envs.maze.layout import Layout, reference_layout
 from envs.maze.physics import dynamics_fingerprint
 from envs.maze.pictures import draw_goals, draw_goals_on, draw_paths_on
 from envs.maze.planner import Cell, path_length_map
-from envs.maze.tasks import goal_task
+from envs.maze.reach import MazeReach, landmarks
+from envs.maze.tasks import goal_task, goals_of_tasks
 from envs.maze.validation_goals import cells_apart, goals_like
 from envs.maze.world import (
     ACTION_DIM,
@@ -72,6 +74,7 @@ def make_task_distribution(name: str) -> TaskDistribution:
         own_trajectories=partial(recorded_in, layout, OWN_TRAJECTORIES, seed=0),
         draw_paths=partial(draw_episodes, layout, START_POSITION),
         describe_episodes=partial(describe_paths, layout),
+        make_reach=partial(make_reach, layout),
         episode_renderer=EpisodeRenderer(
             endings=(".png",),
             render=partial(draw_episodes, layout, START_POSITION),
@@ -83,6 +86,12 @@ def make_task_distribution(name: str) -> TaskDistribution:
         draw_tasks=partial(draw_goals_on, layout, START_POSITION, train_goals, target_goals, extra_goals),
         validation_tasks=tuple(goal_task(goal) for goal in extra_goals),
     )
+
+
+def make_reach(layout: Layout, tasks: Sequence[Task] | None, choices: int) -> MazeReach:
+    """See ``TaskDistribution.make_reach``."""
+    goals = landmarks(layout, START_POSITION) if tasks is None else goals_of_tasks(tasks)
+    return MazeReach(layout, START_POSITION, goals, choices, OBSERVATION_DIM, note_previous)
 
 
 @cache

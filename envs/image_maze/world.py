@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.image_maze.views import HAS_PREVIOUS, PREVIOUS_POSITION
 from envs.lane_world import Rows
@@ -48,6 +49,11 @@ class ImageMazeWorld(MazeWorld):
     def _observe(self, rows: Rows) -> None:
         """Position, velocity, and the position that was observed before, if any was in this episode."""
         if self._elapsed_env_steps > 0:
-            self._observations[rows, PREVIOUS_POSITION] = self._observations[rows, :2]
-            self._observations[rows, HAS_PREVIOUS] = 1.0
+            note_previous(self._observations, rows)
         super()._observe(rows)
+
+
+def note_previous(observations: NDArray[np.float32], rows: Rows = slice(None)) -> None:
+    """The position in these rows of observations becomes the previous one, before it is written anew."""
+    observations[rows, PREVIOUS_POSITION] = observations[rows, :2]
+    observations[rows, HAS_PREVIOUS] = 1.0

@@ -64,6 +64,7 @@ KITCHEN_DATA_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"num_trajectories": 36, "chunk_trajectories": 18},
     "quick": {},
     "paper": {},
+    "released": {},
 }
 
 
@@ -76,6 +77,7 @@ class KitchenDataSource:
 
     config_class: type[Any] = KitchenDataConfig
     implementation = "trajectories/1/kitchen/KitchenDataConfig"
+    usual_env_steps = 205
     variants: tuple[str, ...] = ("scripted", "human", "both")
 
     def num_chunks(self, config: KitchenDataConfig) -> int:

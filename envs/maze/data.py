@@ -60,6 +60,7 @@ MAZE_DATA_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "smoke": {"num_trajectories": 64, "chunk_trajectories": 32},
     "quick": {"num_trajectories": 2000},
     "paper": {},
+    "released": {},
 }
 
 
@@ -72,6 +73,7 @@ class MazeDataSource:
 
     config_class: type[Any] = MazeDataConfig
     implementation = "trajectories/1/maze/MazeDataConfig"
+    usual_env_steps = 367
     variants: tuple[str, ...] = ()
 
     def __init__(self, layout: Layout) -> None:

@@ -8,6 +8,7 @@ Validation goals are ours throughout: ``validation_goals``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +22,7 @@ from envs.maze.layout import Layout, reference_goals, reference_layout
 from envs.maze.physics import dynamics_fingerprint
 from envs.maze.pictures import draw_goals, draw_goals_on, draw_paths, draw_paths_on
 from envs.maze.planner import Cell, path_length_map
+from envs.maze.reach import MazeReach, landmarks
 from envs.maze.validation_goals import cells_apart, goals_like
 from envs.maze.world import (
     ACTION_DIM,
@@ -80,12 +82,24 @@ def make_task_distribution(name: str) -> TaskDistribution:
         data_presets=MAZE_DATA_PRESETS,
         draw_paths=draw,
         describe_episodes=partial(describe_paths, layout),
+        make_reach=partial(make_reach, layout),
         episode_renderer=EpisodeRenderer(endings=(".png",), render=draw),
         score_name="success",
         draw_paths_on=partial(draw_paths_on, layout, START_POSITION),
         draw_tasks=partial(draw_goals_on, layout, START_POSITION, train_goals, target_goals, extra_goals),
         validation_tasks=tuple(goal_task(goal) for goal in extra_goals),
     )
+
+
+def make_reach(layout: Layout, tasks: Sequence[Task] | None, choices: int) -> MazeReach:
+    """See ``TaskDistribution.make_reach``."""
+    goals = landmarks(layout, START_POSITION) if tasks is None else goals_of_tasks(tasks)
+    return MazeReach(layout, START_POSITION, goals, choices, OBSERVATION_DIM)
+
+
+def goals_of_tasks(tasks: Sequence[Task]) -> list[Cell]:
+    """The goal cells of tasks."""
+    return [(int(x), int(y)) for x, y in (task.spec["goal"] for task in tasks)]
 
 
 @cache
