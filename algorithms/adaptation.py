@@ -31,7 +31,7 @@ from algorithms.regularized_sac import (
     FrozenPolicies,
     NetworkConfig,
     SkillActorCritic,
-    critic_loss,
+    critic_errors,
     highest_target,
     policy_loss,
     td_target,
@@ -211,9 +211,9 @@ class Adaptation(Stage):
         with autocast:
             clip = config.divergence_clip
             targets = td_target(self.networks, batch, coefficients, noise[0], clip, self.highest_target)
-            losses = critic_loss(self.networks, batch, targets)
+            errors = critic_errors(self.networks, batch, targets)
         self.critic_optimizer.zero_grad()
-        losses.sum().backward()  # a sum: each learner's gradient is its own
+        errors.sum().backward()  # a sum: the gradient of each learner, and of each of its critics, is its own
         self.critic_optimizer.step()
         self.networks.update_targets(self.config.target_rate)
 
@@ -225,7 +225,7 @@ class Adaptation(Stage):
         self.coefficients.update(divergence.mean(1) - config.target_divergence(self.space.latent_dim))
         self.updates += 1
         return {
-            "critic_loss": float(losses.detach().mean()),
+            "critic_loss": float(errors.detach().mean()),
             "policy_loss": float(policy_losses.detach().mean()),
             "divergence": float(divergence.detach().mean()),
             "coefficient": float(coefficients.mean()),

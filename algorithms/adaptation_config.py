@@ -30,7 +30,7 @@ class OffPolicyConfig:
     replay_capacity: int = 20_000
     """Skill transitions kept per task (paper: 20,000)."""
     transition_reuse: float = 256.0
-    """Updates per episode = this x skill transitions / batch_size (released: 256)."""
+    """Updates per episode = this x skill transitions / batch_size, rounded down, at least 1 (released: 256)."""
     updates_per_episode: int = 0
     """Departure: this many updates after each episode, whatever its length, so that all learners keep step and
     collect together (0: by ``transition_reuse``, as released)."""
@@ -59,7 +59,7 @@ class OffPolicyConfig:
 
     def updates_after(self, transitions: int) -> int:
         """Updates that an episode of so many transitions brings."""
-        return self.updates_per_episode or round(self.transition_reuse * transitions / self.batch_size)
+        return self.updates_per_episode or max(1, int(self.transition_reuse * transitions / self.batch_size))
 
     def budget(self, scale: Scale) -> Budget:
         """Of learning every task; exploration episodes bring updates only where they are replayed."""

@@ -6,8 +6,9 @@ instead of skills; then, "analogous to our approach", a task encoder and a polic
     max E_T, e ~ q(e given c) E [ r(s, a) - alpha KL(pi(a given s, e), p(a given s)) ] - beta KL(q(e given c), N(0, I))
 
 Stages: data -> bc -> meta_train -> adapt. How an update goes: ``task_inference.py`` (PEARL, Rakelly et al. 2019, arXiv
-1903.08254). The policy is a residual around the frozen behaviour policy (E.1.3) and starts exactly at it. Target tasks
-are learned as SiMPL learns them: 20 episodes with e ~ p(e), encode, fine-tune from critics, alpha and policy.
+1903.08254). The policy is a residual around the frozen behaviour policy (E.1.3), with whose mean, and sigma + 0.001,
+it starts. Target tasks are learned as SiMPL learns them: 20 episodes with e ~ p(e), encode, fine-tune from critics,
+alpha and policy.
 
 Differences from the paper (nothing was released)
 - The paper gives no number for this baseline. ``target_kl`` is ours: nats for one action, where SiMPL's are for one
@@ -134,7 +135,7 @@ ALGORITHM = Algorithm(
             factory=make_meta_train_stage,
             inputs=("bc",),
             tasks="train",
-            implementation="bc_pearl_meta_train/1",
+            implementation="bc_pearl_meta_train/2",
         ),
         StageSpec(
             name="adapt",
@@ -142,7 +143,7 @@ ALGORITHM = Algorithm(
             factory=make_adapt_stage,
             inputs=("bc", "meta_train"),
             tasks="target",
-            implementation="bc_pearl_adapt/1",
+            implementation="bc_pearl_adapt/2",
             play=play_adapted,
         ),
     ),

@@ -2,7 +2,8 @@
 
     explore    ``exploration_episodes`` with e ~ p(e) of the meta-trained policy
     encode     e* = the encoder's mean over all their transitions
-    fine-tune  policy pi(z given s, e*), critics and alpha from meta-training, as ``adaptation.py`` does
+    fine-tune  policy pi(z given s, e*), critics and alpha from meta-training, target critics as copies of the critics,
+               as ``adaptation.py`` does
 
 Axes: M learner (task), C context transition, E task embedding.
 """
@@ -46,9 +47,13 @@ class EncodedAdaptation(Adaptation):
         super().__init__(config, network_config, space, context)
 
     def initial_learners(self) -> tuple[SkillActorCritic, Tensor, DualCoefficients]:
-        """A copy of the meta-trained networks for each target task, and alpha as it ended."""
+        """A copy of the meta-trained networks for each target task, and alpha as it ended.
+
+        Targets start as copies of the critics, not of meta-training's lagging targets (released SiMPL).
+        """
         copies = len(self.task_indices)
         networks = SkillActorCritic.stack([self.meta.networks] * copies)
+        networks.restart_targets()
         embeddings = torch.zeros((copies, self.meta_config.task_embedding_dim), device=self.context.device)
         initial = self.meta.target_task_coefficient.expand(copies).clone()
         return networks, embeddings, self.make_coefficients(initial)

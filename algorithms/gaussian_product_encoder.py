@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.networks import Gaussian
+from algorithms.networks import Gaussian, full_precision
 
 MIN_VARIANCE = 1e-7
 """Of one factor (released PEARL)."""
@@ -36,7 +36,7 @@ class GaussianProductEncoder(nn.Module):
         hidden = contexts
         for layer in self.layers[:-1]:
             hidden = F.relu(layer(hidden))
-        mean, raw_variance = self.layers[-1](hidden).float().chunk(2, dim=-1)
+        mean, raw_variance = full_precision(self.layers[-1](hidden)).chunk(2, dim=-1)
         return mean, F.softplus(raw_variance).clamp(min=MIN_VARIANCE)
 
     def forward(self, contexts: Tensor) -> Gaussian:

@@ -1,11 +1,15 @@
 """Meta-training of a task-conditioned policy: collecting, contexts, and the calendar of updates.
 
-    warm-up    contexts filled with e ~ p(e), then the critics' replay with e ~ q(e given c)
-    epoch      one episode per task with e ~ p(e), one with e ~ q(e given a large context: the last context group)
+    warm-up    episodes with e ~ p(e) until each task's contexts are filled (``warm_up_transitions``),
+               then with e ~ q(e given c) until each task's critics have a batch (``transitions_per_task``)
+    epoch      one episode per task with e ~ p(e), which enters the contexts,
+               then one with e ~ q(e given a large context: the last context group)
                -> ``transition_reuse * collected / sets / transitions_per_task`` updates of the learner
 
-Only episodes with e ~ p(e) enter the context replay, since that is what a new task will be explored with; both
-kinds enter the critics' replay. What an update is, the algorithm's learner says (``simpl.py``, ``pearl.py``).
+Only episodes with e ~ p(e) enter the context replay, since that is what a new task will be explored with; in an epoch,
+both kinds enter the critics' replay. In the warm-up, episodes with e ~ p(e) serve contexts alone in released SiMPL,
+critics too in released PEARL: the learner says which, as it says what an update is (``simpl.py``,
+``task_inference.py``).
 
 Axes: N task, S context set, C context transition, B transitions per set, E task embedding.
 """
@@ -61,7 +65,8 @@ class MetaTrainConfig(ABC):
     warm_up_transitions: int = 8192
     """Context transitions collected per task with e ~ p(e) before the first epoch (released: the large context)."""
     transition_reuse: float = 256.0
-    """Updates per epoch = this x transitions collected / context sets / transitions_per_task (released: 256)."""
+    """Updates per epoch = this x transitions collected / context sets / transitions_per_task, rounded down, at least 1
+    (released: 256)."""
     discount: float = 0.99
     """Per skill (released)."""
     n_step: int = 1
@@ -132,6 +137,8 @@ class MetaLearner(nn.Module):
     encoder: nn.Module
     """q(e given c): contexts (S, C, context_dim) -> (S, E)."""
     networks: SkillActorCritic
+    warm_up_feeds_critics: bool
+    """Episodes of the warm-up with e ~ p(e) enter the critics' replay too."""
 
     def make_optimizers(self) -> None:
         """After the module has its device. The encoder learns with the critics."""
@@ -160,6 +167,10 @@ class MetaLearner(nn.Module):
 def prior_task_embeddings(episode_keys: Sequence[EpisodeKey], dim: int) -> Tensor:
     """e ~ p(e) = N(0, I) for each episode, keyed by it: (episodes, dim)."""
     return torch.stack([torch.randn(dim, generator=torch_generator(*key, "e")) for key in episode_keys])
+
+
+PRIOR_PHASE, POSTERIOR_PHASE = "meta_train_prior", "meta_train_posterior"
+"""Of the episode rows: e ~ p(e), e ~ q(e given a large context)."""
 
 
 class MetaTraining(Stage):
@@ -196,11 +207,10 @@ class MetaTraining(Stage):
     def advance(self) -> StageReport:
         if self.owed_updates:
             return self._some_updates()
-        # Warm-up: fill the contexts with e ~ p(e), then the critics' replay with e ~ q(e given c).
         if short := self._tasks_below(self.context_replay, self.config.warm_up_transitions):
-            return StageReport(self._collect(short, []))
+            return StageReport(self._collect(PRIOR_PHASE, short, self.learner.warm_up_feeds_critics))
         if short := self._tasks_below(self.replay, self.config.transitions_per_task):
-            return StageReport(self._collect([], short))
+            return StageReport(self._collect(POSTERIOR_PHASE, short))
         return self._begin_epoch()
 
     def _tasks_below(self, replay: MultiTaskReplay, transitions: int) -> list[int]:
@@ -211,33 +221,28 @@ class MetaTraining(Stage):
     def _begin_epoch(self) -> StageReport:
         everyone = list(range(len(self.tasks)))
         before = int(self.replay.added.sum())
-        rows = self._collect(everyone, everyone)
+        phases = (PRIOR_PHASE, POSTERIOR_PHASE)  # in this order: a posterior may see the episode before it
+        rows = [row for phase in phases for row in self._collect(phase, everyone)]
         collected = int(self.replay.added.sum()) - before
         per_update = self.config.context_sets * self.config.transitions_per_task
-        self.owed_updates = round(self.config.transition_reuse * collected / per_update)
+        self.owed_updates = max(1, int(self.config.transition_reuse * collected / per_update))
         self.epochs += 1
-        success = {
-            phase: sum(row.success for row in rows if row.phase == phase) / len(everyone)
-            for phase in ("meta_train_prior", "meta_train_posterior")
-        }
-        self._success = success["meta_train_posterior"]
+        success = {phase: sum(row.success for row in rows if row.phase == phase) / len(everyone) for phase in phases}
+        self._success = success[POSTERIOR_PHASE]
         metrics = {"epochs": float(self.epochs), "collected": float(collected)}
         return StageReport(rows, metrics | {f"{phase}_success": value for phase, value in success.items()})
 
-    def _collect(self, prior_tasks: list[int], posterior_tasks: list[int]) -> list[EpisodeRow]:
-        """One episode per listed task with e ~ p(e) / e ~ q(e given a large context); e is held for the episode."""
-        tasks = [*prior_tasks, *posterior_tasks]
-        phases = ["meta_train_prior"] * len(prior_tasks) + ["meta_train_posterior"] * len(posterior_tasks)
-        keys: list[EpisodeKey] = [
-            (self.context.seed, phase, task, self.rounds) for phase, task in zip(phases, tasks, strict=True)
-        ]
+    def _collect(self, phase: str, tasks: Sequence[int], for_critics: bool = True) -> list[EpisodeRow]:
+        """One episode of each task, with an e that is held for the episode and drawn as ``phase`` says.
+
+        Those with e ~ p(e) enter the contexts, and all enter the critics' replay where ``for_critics``.
+        """
+        keys: list[EpisodeKey] = [(self.context.seed, phase, task, self.rounds) for task in tasks]
         self.rounds += 1
         embeddings = prior_task_embeddings(keys, self.config.task_embedding_dim).to(self.context.device)
-        if posterior_tasks:
-            index = torch.tensor(posterior_tasks)
+        if phase == POSTERIOR_PHASE:
             generator = torch_generator(self.context.seed, "meta_train", "acting_context", self.rounds)
-            posterior = self._encode(index, generator)
-            embeddings[len(prior_tasks) :] = posterior.sample(embeddings[len(prior_tasks) :])
+            embeddings = self._encode(torch.tensor(tasks), generator).sample(embeddings)
         max_skills = self.space.max_skills(self.distribution.episode_env_steps)
         noise = EpisodeNoise(keys, max_skills, self.space.latent_dim)
         episodes = collect_episodes(
@@ -248,12 +253,13 @@ class MetaTraining(Stage):
             self.space.low_level_policy,
         )
         rows = []
-        for task, phase, episode in zip(tasks, phases, episodes, strict=True):
+        for task, episode in zip(tasks, episodes, strict=True):
             packed = self.inputs.pack(self.learner.fields, episode, self.config.discount, self.config.n_step)
-            self.replay.add(task, packed)
-            if phase == "meta_train_prior":
+            if for_critics:
+                self.replay.add(task, packed)
+            if phase == PRIOR_PHASE:
                 self.context_replay.add(task, packed)
-            if phase == "meta_train_posterior" and self.epochs == self.config.epochs - 1:
+            if phase == POSTERIOR_PHASE and self.epochs == self.config.epochs - 1:
                 self.paths.keep(task, self.log.count(task), episode)
             rows.append(self.log.row(phase, task, episode))
         return rows
@@ -367,6 +373,6 @@ class MetaTraining(Stage):
 
         everyone = list(range(len(self.tasks)))
         return (
-            TimedWork("roll-out", "env_steps", lambda: sum(row.length for row in self._collect(everyone, []))),
+            TimedWork("roll-out", "env_steps", lambda: sum(row.length for row in self._collect(PRIOR_PHASE, everyone))),
             TimedWork("update", "updates", update),
         )

@@ -315,7 +315,7 @@ ALGORITHM = Algorithm(
             factory=TaskPolicies,
             inputs=("skills",),
             tasks="train",
-            implementation="mtrl_task_policies/1",
+            implementation="mtrl_task_policies/2",
         ),
         StageSpec(
             name="distil",
@@ -331,7 +331,7 @@ ALGORITHM = Algorithm(
             factory=make_adapt_stage,
             inputs=("skills", "distil"),
             tasks="target",
-            implementation="mtrl_adapt/1",
+            implementation="mtrl_adapt/2",
             play=play_adapted,
         ),
     ),

@@ -57,6 +57,11 @@ class Gaussian(NamedTuple):
         return Gaussian(self.mean.detach(), self.sigma.detach())
 
 
+def full_precision(value: Tensor) -> Tensor:
+    """As it is, or in float32 where autocast has lowered it to 16 bits."""
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
 def softplus_inverse(value: Tensor) -> Tensor:
     """x with softplus(x) = value, for value > 0; stable for small and large values."""
     return value + torch.log(-torch.expm1(-value))
@@ -143,7 +148,7 @@ class StackedMLP(nn.Module):
         for layer in self.layers[:-1]:
             hidden = F.relu(layer(hidden, frozen), inplace=True)
         with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round values to 1 part in 256
-            output: Tensor = self.layers[-1](hidden.float(), frozen)
+            output: Tensor = self.layers[-1](full_precision(hidden), frozen)
         return output
 
 

@@ -63,12 +63,14 @@ class PolicyHead(Protocol):
 
 
 class ResidualHead:
-    """A residual around the frozen prior, which the policy starts exactly at."""
+    """A residual around the frozen prior.
 
-    zero_output = True
+    Where the network's last layer starts at 0, the policy starts at the prior: with its mean, and with its sigma
+    (``exp``) or its sigma + 0.001 (``softplus``, in which 0.001 is the least sigma that there is).
+    """
 
-    def __init__(self, sigma_parametrization: SigmaParametrization) -> None:
-        self._sigma_parametrization = sigma_parametrization
+    def __init__(self, sigma_parametrization: SigmaParametrization, zero_output: bool = True) -> None:
+        self._sigma_parametrization, self.zero_output = sigma_parametrization, zero_output
 
     def policy(self, output: Tensor, prior: Gaussian) -> Gaussian:
         return residual_gaussian(output, prior, self._sigma_parametrization)

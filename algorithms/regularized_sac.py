@@ -2,7 +2,8 @@
 
     objective (SiMPL equations 1, 4, 5):   max E [ r - alpha D(pi(z given s, e)) ]
     TD target:     y = r + gamma (1 - done) (min_i Q'_i(s', z', e) - alpha clip(D'))      (or n skills ahead)
-    critics:       mean over the two critics of (Q_i(s, z, e) - y)^2
+    critics:       each by the mean over the batch of (Q_i(s, z, e) - y)^2: the sum of the two, or their mean (SiMPL's
+                   meta-training, where it also sets the scale of the gradient that reaches the task encoder)
     policy:        mean of alpha D - min_i Q_i(s, z ~ pi, e), critics frozen
     alpha:         dual gradient towards a target divergence; in released SiMPL it may only grow
 
@@ -69,12 +70,15 @@ class ActorCriticConfig:
     """Departure: the networks see states standardised as the skill model does (released: raw states)."""
     zero_initial_values: bool = False
     """Departure: critics start at 0 everywhere, so that the policy does not chase random values (released: off)."""
+    zero_initial_residual: bool = True
+    """The policy's last layer starts at 0, so that the policy is the prior's (paper, F.3: "initialize the high-level
+    policy to skill-prior"; released: off, a small random residual)."""
 
     def validate(self) -> None:
         require_between(self, (1, 10_000), "hidden_dim", "hidden_layers")
 
     def make_head(self) -> PolicyHead:
-        return ResidualHead(self.sigma_parametrization)
+        return ResidualHead(self.sigma_parametrization, self.zero_initial_residual)
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class SkillActorCritic(nn.Module):
         zero = config.zero_initial_values
         self.critics = StackedMLP(*critic_shape, generator, zero_output=zero)
         self.target_critics = StackedMLP(*critic_shape, generator, zero_output=zero).requires_grad_(False)
-        self.target_critics.load_state_dict(self.critics.state_dict())
+        self.restart_targets()
 
     @classmethod
     def stack(cls, singles: Sequence[SkillActorCritic]) -> SkillActorCritic:
@@ -139,7 +143,7 @@ class SkillActorCritic(nn.Module):
         self, states: Tensor, task_embeddings: Tensor, prior: Gaussian
     ) -> Gaussian | SquashedGaussian:
         """pi(z given s, e): (M, B, what the policy sees), (M, B, E), prior (M, B, Z) -> (M, B, Z)."""
-        return self.head.policy(self.policy(torch.cat([states, task_embeddings], dim=-1)).float(), prior)
+        return self.head.policy(self.policy(torch.cat([states, task_embeddings], dim=-1)), prior)
 
     def policy_of_model(
         self, model: int, states: Tensor, task_embeddings: Tensor, prior: Gaussian
@@ -147,7 +151,7 @@ class SkillActorCritic(nn.Module):
         """pi(z given s, e) of one model copy alone: (B, D), (B, E), prior (B, Z) -> (B, Z)."""
         own = {name: parameter[model : model + 1] for name, parameter in self.policy.named_parameters()}
         output: Tensor = functional_call(self.policy, own, (torch.cat([states, task_embeddings], dim=-1)[None],))
-        return self.head.policy(output[0].float(), prior)
+        return self.head.policy(output[0], prior)
 
     def q_values(
         self, critics: StackedMLP, states: Tensor, task_embeddings: Tensor, skills: Tensor, frozen: bool = False
@@ -157,7 +161,11 @@ class SkillActorCritic(nn.Module):
         copies, batch, dim = inputs.shape
         both = inputs.unsqueeze(1).expand(copies, CRITICS, batch, dim).reshape(copies * CRITICS, batch, dim)
         values: Tensor = critics(both, frozen)
-        return values.float().view(copies, CRITICS, batch)
+        return values.view(copies, CRITICS, batch)
+
+    def restart_targets(self) -> None:
+        """target <- critic"""
+        self.target_critics.load_state_dict(self.critics.state_dict())
 
     @torch.no_grad()
     def update_targets(self, rate: float) -> None:
@@ -198,10 +206,14 @@ def highest_target(clip_targets: bool, score_range: tuple[float, float]) -> floa
     return high if clip_targets else math.inf
 
 
-def critic_loss(networks: SkillActorCritic, batch: TransitionBatch, targets: Tensor) -> Tensor:
-    """(M,): mean over batch and the two critics of the squared TD error. ``targets`` (M, B)."""
+def critic_errors(networks: SkillActorCritic, batch: TransitionBatch, targets: Tensor) -> Tensor:
+    """(M, 2): of each critic, the mean over the batch of its squared TD error. ``targets`` (M, B).
+
+    Their sum is the loss where each critic learns from its own full error: target-task learning (released SiMPL and
+    SPiRL), PEARL (Rakelly et al.). Released SiMPL's meta-training takes their mean.
+    """
     values = networks.q_values(networks.critics, batch.states, batch.task_embeddings, batch.skills)
-    return (values - targets.unsqueeze(1)).square().mean((1, 2))
+    return (values - targets.unsqueeze(1)).square().mean(2)
 
 
 def policy_loss(
@@ -225,7 +237,7 @@ class DualCoefficients(nn.Module):
 
     def __init__(self, initial: Tensor, learning_rate: float, growing_only: bool = True) -> None:
         super().__init__()
-        self.raw = nn.Parameter(softplus_inverse(initial.float()))
+        self.raw = nn.Parameter(softplus_inverse(initial))
         self.growing_only = growing_only
         self.optimizer = torch.optim.Adam([self.raw], lr=learning_rate)
 

@@ -53,7 +53,7 @@ ALGORITHM = Algorithm(
             factory=make_adapt_stage,
             inputs=(),
             tasks="target",
-            implementation="sac/1",
+            implementation="sac/2",
             play=play_adapted,
         ),
     ),

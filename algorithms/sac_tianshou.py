@@ -371,7 +371,7 @@ ALGORITHM = Algorithm(
             factory=TianshouAdaptation,
             inputs=(),
             tasks="target",
-            implementation="sac_tianshou/1",
+            implementation="sac_tianshou/2",
             play=play_adapted,
         ),
     ),

@@ -1,7 +1,8 @@
 """Permutation-invariant task encoder q(e given c): a Set Transformer (Lee et al. 2019, arXiv 1810.00825).
 
 [2 x ISAB32 -> PMA1 -> MLP] as in SiMPL (appendix E.1.2; released code): 128 wide, 4 heads, no layer norm,
-attention scaled by 1 / sqrt(128), projected queries added as residual.
+attention scaled by 1 / sqrt(128), projected queries added as residual; inducing points and seed start as the released
+code's, and so does sigma, at 1.001.
 
 Where a few queries attend to a large set (the first half of an ISAB, and the PMA), the key and value
 projections are folded into the queries and the output:
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.networks import MIN_SIGMA, Gaussian, softplus_inverse
+from algorithms.networks import MIN_SIGMA, Gaussian, full_precision, softplus_inverse
 
 
 class AttentionBlock(nn.Module):
@@ -69,12 +70,18 @@ class AttentionBlock(nn.Module):
         return hidden + F.relu(self.output(hidden))
 
 
+def learned_queries(count: int, dim: int) -> nn.Parameter:
+    """(count, dim), xavier-uniform over the shape (1, count, dim), as in Lee et al.'s code: uniform within
+    sqrt(6 / ((count + 1) dim)), since torch takes the last axis for a receptive field."""
+    return nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, count, dim))[0])
+
+
 class InducedSetAttention(nn.Module):
     """ISAB: the set attends to its summary by ``inducing_points`` learned queries. (S, C, D) -> (S, C, hidden)."""
 
     def __init__(self, set_dim: int, hidden_dim: int, heads: int, inducing_points: int) -> None:
         super().__init__()
-        self.inducing = nn.Parameter(nn.init.xavier_uniform_(torch.empty(inducing_points, hidden_dim)))
+        self.inducing = learned_queries(inducing_points, hidden_dim)
         self.summarise = AttentionBlock(hidden_dim, set_dim, hidden_dim, heads)
         self.spread = AttentionBlock(set_dim, hidden_dim, hidden_dim, heads)
 
@@ -93,7 +100,9 @@ class TaskEncoder(nn.Module):
         heads: int = 4,
         inducing_points: int = 32,
         context_transitions_per_pass: int = 8192,
+        output_layers: int = 2,
     ) -> None:
+        """``output_layers``: linear layers after the pooling."""
         super().__init__()
         self.context_transitions_per_pass = context_transitions_per_pass
         self.blocks = nn.ModuleList(
@@ -102,16 +111,18 @@ class TaskEncoder(nn.Module):
                 InducedSetAttention(hidden_dim, hidden_dim, heads, inducing_points),
             ]
         )
-        self.seed = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, hidden_dim)))
+        self.seed = learned_queries(1, hidden_dim)
         self.pool = AttentionBlock(hidden_dim, hidden_dim, hidden_dim, heads)
-        self.hidden = nn.Linear(hidden_dim, hidden_dim)
+        self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(output_layers - 1))
         self.output = nn.Linear(hidden_dim, 2 * task_embedding_dim)
 
     def forward(self, contexts: Tensor) -> Gaussian:
         sets_per_pass = max(1, self.context_transitions_per_pass // contexts.shape[1])
-        pooled = torch.cat([self._pool(chunk) for chunk in contexts.split(sets_per_pass)])
-        mean, raw_sigma = self.output(F.relu(self.hidden(pooled))).float().chunk(2, dim=-1)
-        offset = softplus_inverse(raw_sigma.new_tensor(1.0 - MIN_SIGMA))  # sigma is 1 at raw_sigma = 0
+        hidden = torch.cat([self._pool(chunk) for chunk in contexts.split(sets_per_pass)])
+        for layer in self.hidden:
+            hidden = F.relu(layer(hidden))
+        mean, raw_sigma = full_precision(self.output(hidden)).chunk(2, dim=-1)
+        offset = softplus_inverse(raw_sigma.new_tensor(1.0))  # sigma is 1.001 at raw_sigma = 0
         return Gaussian(mean, MIN_SIGMA + F.softplus(raw_sigma + offset))
 
     def _pool(self, contexts: Tensor) -> Tensor:

@@ -14,13 +14,23 @@ One meta-training update (order of the released code)
       -> encoder coefficients -> policy -> policy coefficients
 
 The task encoder learns through the critic loss and its KL to N(0, I) alone; the policy sees e detached; e is
-sampled once per transition. Contexts hold episodes collected with e ~ p(e) only; both kinds feed the critics.
+sampled once per transition. Contexts hold episodes collected with e ~ p(e) only; in an epoch both kinds feed the
+critics, in the warm-up only those with e ~ q(e given c). The critic loss is the mean of the two critics' errors in
+meta-training and their sum on the target task, where the target critics start as copies of the critics. Tests hold
+each of these equations to a transcription that shares no code with this file (``tests/oracle``).
 
 Differences from paper and released code (``paper`` keeps the released values; each field names the other)
 - Departures, all off in ``paper``, each a named field: ``rewarded_fraction`` and ``context_drawn`` bring rare rewarded
   transitions into critics' batches and contexts; ``n_step``; ``clip_targets``; ``zero_initial_values``;
   ``standardise_states``; ``bf16``; ``replay_exploration``.
-- The residual policy starts exactly at the prior (last layer zero); the released code leaves that open.
+- The residual policy starts at the prior's mean, with the prior's sigma + 0.001 (last layer zero; paper F.3 for SPiRL);
+  released: torch's default initialisation, a small random residual (``actor_critic.zero_initial_residual`` off).
+- ``done`` belongs to the skill within which the episode terminated. The released code reads it one index late: where
+  an episode's last skill lasts a single env_step, the transition before it is marked done as well.
+- The KL in the TD target is clipped by a minimum; the released code multiplies by clip(KL) / KL, which is 0 / 0 where
+  the policy is the prior.
+- Adam counts updates for all encoder coefficients together; the released code counts for each from the first update
+  that its task is in, so the first raises of a coefficient differ by its bias correction.
 - Where there are views (image maze), the policy sees the state and the skill model's frozen features of the view,
   critics and task encoder the state alone. Appendix C does not say what sees images; no code of it was released.
 - Prior parameters are stored with transitions, all tasks go through the networks in one pass, and the encoder
@@ -51,7 +61,7 @@ from algorithms.regularized_sac import (
     ActorCriticConfig,
     DualCoefficients,
     SkillActorCritic,
-    critic_loss,
+    critic_errors,
     highest_target,
     policy_loss,
     td_target,
@@ -75,6 +85,8 @@ class SimplMetaTrainConfig(MetaTrainConfig):
     """Transitions in a small context (paper: maze 4, kitchen 2)."""
     large_context: int = 8192
     """Transitions in a large context (paper: maze 8192, kitchen 1024)."""
+    encoder_output_layers: int = 2
+    """Linear layers of the task encoder after its pooling (released: 2; paper, E.1.2: "3 x MLP")."""
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     """The high-level policy and critics."""
     small_target_kl: float = 0.5
@@ -83,6 +95,9 @@ class SimplMetaTrainConfig(MetaTrainConfig):
     """delta_2 (released: 1; paper: 0.4)."""
     small_initial_coefficient: float = 3e-3
     """alpha_1 at the start (released)."""
+    small_coefficient_fixed: bool = False
+    """alpha_1 stays at ``small_initial_coefficient``, whatever ``small_target_kl`` says (paper: kitchen, at 0.3;
+    released: off)."""
     large_initial_coefficient: float = 1e-3
     """alpha_2 at the start (released)."""
     small_encoder_target_kl: float = 1.0
@@ -102,7 +117,7 @@ class SimplMetaTrainConfig(MetaTrainConfig):
 
     def validate(self) -> None:
         require_between(self, COUNT, "small_context", "large_context")
-        require_between(self, (1, 10_000), "small_context_tasks", "large_context_tasks")
+        require_between(self, (1, 10_000), "small_context_tasks", "large_context_tasks", "encoder_output_layers")
         super().validate()
         for kind in ("target_kl", "initial_coefficient", "encoder_target_kl", "initial_encoder_coefficient"):
             require_between(self, WEIGHT, f"small_{kind}", f"large_{kind}")
@@ -121,6 +136,7 @@ class SimplLearner(MetaLearner):
 
     config: SimplMetaTrainConfig
     encoder: TaskEncoder
+    warm_up_feeds_critics = False
 
     def __init__(
         self,
@@ -139,7 +155,12 @@ class SimplLearner(MetaLearner):
         self.context_dim = self.fields.through(CONTEXT_LAST_FIELD)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_generator(seed, "meta_train", "encoder").initial_seed())
-            self.encoder = TaskEncoder(self.context_dim, config.task_embedding_dim, config.encoder_hidden_dim)
+            self.encoder = TaskEncoder(
+                self.context_dim,
+                config.task_embedding_dim,
+                config.encoder_hidden_dim,
+                output_layers=config.encoder_output_layers,
+            )
         self.networks = SkillActorCritic(
             config.actor_critic,
             state_dim,
@@ -198,7 +219,7 @@ class SimplLearner(MetaLearner):
         targets = td_target(self.networks, batch, coefficients, skill_noise, config.kl_clip, self.highest_target)
         coefficient_index = torch.where(is_large.bool(), 1 + tasks.to(rows.device), 0)
         regularisation, kl = self.encoder_regularisation(posterior, coefficient_index)
-        loss = critic_loss(self.networks, batch, targets).sum() + regularisation
+        loss = critic_errors(self.networks, batch, targets).mean() + regularisation
         return loss, batch, coefficients, kl.detach(), coefficient_index
 
     # -- update --------------------------------------------------------------------------------
@@ -225,7 +246,10 @@ class SimplLearner(MetaLearner):
         kl = kl.detach()
         small_kl, large_kl = kl[0, :small_rows].mean(), kl[0, small_rows:].mean()
         targets = kl.new_tensor([config.small_target_kl, config.large_target_kl])
-        self.policy_coefficients.update(torch.stack([small_kl, large_kl]) - targets)
+        excess = torch.stack([small_kl, large_kl]) - targets
+        if config.small_coefficient_fixed:
+            excess[0] = 0.0
+        self.policy_coefficients.update(excess)
         small_sets = config.small_context_tasks
         return {
             "critic_loss": float(critic_total.detach()),
@@ -239,14 +263,15 @@ class SimplLearner(MetaLearner):
         }
 
     def _update_encoder_coefficients(self, encoder_kl: Tensor, coefficient_index: Tensor) -> None:
-        """Each coefficient sees the mean excess of its own sets; one whose task is not in the batch sees 0."""
+        """Each coefficient sees the excess of its own sets, divided by the number of all sets of that size (released);
+        one whose task is not in the batch sees 0."""
         config = self.config
-        target = torch.where(coefficient_index == 0, config.small_encoder_target_kl, config.large_encoder_target_kl)
-        shape = self.encoder_coefficients.raw.shape
-        zeros = torch.zeros(shape, device=encoder_kl.device)
-        excess = zeros.index_add(0, coefficient_index, encoder_kl - target)
-        counts = zeros.index_add(0, coefficient_index, torch.ones_like(encoder_kl))
-        self.encoder_coefficients.update(excess / counts.clamp(min=1))
+        is_large = (coefficient_index > 0).long()
+        targets = encoder_kl.new_tensor([config.small_encoder_target_kl, config.large_encoder_target_kl])
+        sets = encoder_kl.new_tensor([config.small_context_tasks, config.large_context_tasks])
+        excess = (encoder_kl - targets[is_large]) / sets[is_large]
+        none = encoder_kl.new_zeros(self.encoder_coefficients.raw.shape)
+        self.encoder_coefficients.update(none.index_add(0, coefficient_index, excess))
 
 
 def make_meta_train_stage(config: SimplMetaTrainConfig, context: StageContext) -> MetaTraining:
@@ -312,7 +337,7 @@ ALGORITHM = Algorithm(
             factory=make_meta_train_stage,
             inputs=("skills",),
             tasks="train",
-            implementation="simpl_meta_train/1",
+            implementation="simpl_meta_train/2",
         ),
         StageSpec(
             name="adapt",
@@ -320,7 +345,7 @@ ALGORITHM = Algorithm(
             factory=make_adapt_stage,
             inputs=("skills", "meta_train"),
             tasks="target",
-            implementation="simpl_adapt/1",
+            implementation="simpl_adapt/2",
             play=play_adapted,
         ),
     ),

@@ -8,7 +8,9 @@ the settings of SiMPL's comparison (Nam et al. 2022, arXiv 2204.11828, equation 
 Stages: data -> skills -> adapt. The high-level policy starts at the skill prior; the low-level policy is fixed.
 
 Differences from paper and released code
-- The policy is the residual policy of SiMPL (E.1.3), as in the released SiMPL code, not SPiRL's copy of the prior.
+- The policy is the residual policy of SiMPL (E.1.3), as in the released SiMPL code, not SPiRL's copy of the prior. It
+  starts at the prior's mean, with the prior's sigma + 0.001 (released: a small random residual; see ``simpl.py``, which
+  lists what else differs in episodes, in the KL's clip and in Adam).
 - alpha starts at 0.05 on the maze and at 1 on the kitchen (released) where the paper says 0.01.
 - Where there are views (image maze), critics see the state, as in SPiRL; the policy sees the state and the skill
   model's frozen features of the view, where SPiRL's policy sees the view alone, by convolutions of its own.
@@ -62,7 +64,7 @@ ALGORITHM = Algorithm(
             factory=make_adapt_stage,
             inputs=("skills",),
             tasks="target",
-            implementation="skill_adaptation/2",
+            implementation="skill_adaptation/3",
             play=play_adapted,
         ),
     ),

@@ -7,8 +7,9 @@ arXiv 1903.08254), algorithm 1. One update:
       -> critics and encoder:  critic loss + beta KL(q(e given c_T), N(0, I))
       -> target critics -> policy (sees e detached) -> alpha
 
-Losses are means over all tasks' transitions, so gradients are averaged over tasks. Contexts come from a replay of their
-own, which holds recent episodes with e ~ p(e) (``meta_training.py``); critics learn from both kinds of episodes.
+Losses are means over all tasks' transitions, so gradients are averaged over tasks; the two critics' are added up
+(released). Contexts come from a replay of their own, which holds recent episodes with e ~ p(e) (``meta_training.py``);
+critics learn from both kinds of episodes, those of the warm-up included (released, unlike SiMPL's).
 
 What regularises the policy is its head's divergence: log pi (PEARL) or the KL to a behaviour policy (BC+PEARL).
 
@@ -34,7 +35,7 @@ from algorithms.regularized_sac import (
     DualCoefficients,
     NetworkConfig,
     SkillActorCritic,
-    critic_loss,
+    critic_errors,
     policy_loss,
     td_target,
 )
@@ -105,6 +106,8 @@ class TaskInferenceLearner(MetaLearner):
 
     config: TaskInferenceConfig
     encoder: GaussianProductEncoder | TaskEncoder
+    warm_up_feeds_critics = True
+    """As in Rakelly et al.'s released code."""
 
     def __init__(
         self,
@@ -165,7 +168,7 @@ class TaskInferenceLearner(MetaLearner):
         clip = self.config.divergence_clip
         targets = td_target(self.networks, batch, alpha, action_noise, clip, self.highest_target)
         regularisation, kl = self.encoder_loss(posterior)
-        return critic_loss(self.networks, batch, targets).sum() + regularisation, batch, kl.detach()
+        return critic_errors(self.networks, batch, targets).sum() + regularisation, batch, kl.detach()
 
     # -- update --------------------------------------------------------------------------------
 

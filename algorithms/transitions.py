@@ -114,7 +114,7 @@ def n_step_returns(rewards: Tensor, dones: Tensor, discount: float, n_step: int)
     for ahead in range(min(n_step, length)):
         returns[: length - ahead] += discount**ahead * rewards[ahead:]
     skills = last - torch.arange(length) + 1
-    return returns, (discount ** skills.float())[:, None] * (1 - dones[last]), last
+    return returns, (discount ** skills.to(rewards.dtype))[:, None] * (1 - dones[last]), last
 
 
 @dataclass(frozen=True)

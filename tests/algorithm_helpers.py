@@ -244,7 +244,7 @@ def naive_attention_block(weights: Weights, name: str, queries: Tensor, elements
 
 
 def naive_task_encoder(weights: Weights, contexts: Tensor) -> Gaussian:
-    """[2 x ISAB -> PMA1 -> MLP], sigma = 0.001 + softplus, 1 where the network says 0."""
+    """[2 x ISAB -> PMA1 -> MLP], sigma = 0.001 + softplus, 1.001 where the network says 0."""
     elements = contexts
     for block in ("blocks.0", "blocks.1"):
         inducing = weights[f"{block}.inducing"].expand(len(contexts), -1, -1)
@@ -252,8 +252,12 @@ def naive_task_encoder(weights: Weights, contexts: Tensor) -> Gaussian:
         elements = naive_attention_block(weights, f"{block}.spread", elements, summary)
     seed = weights["seed"].expand(len(contexts), -1, -1)
     pooled = naive_attention_block(weights, "pool", seed, elements)[:, 0]
-    mean, raw_sigma = _linear(weights, "output", torch.relu(_linear(weights, "hidden", pooled))).chunk(2, -1)
-    offset = math.log(math.expm1(0.999))
+    layer = 0
+    while f"hidden.{layer}.weight" in weights:
+        pooled = torch.relu(_linear(weights, f"hidden.{layer}", pooled))
+        layer += 1
+    mean, raw_sigma = _linear(weights, "output", pooled).chunk(2, -1)
+    offset = math.log(math.expm1(1.0))
     return Gaussian(mean, 0.001 + torch.log1p(torch.exp(raw_sigma + offset)))
 
 

@@ -25,7 +25,7 @@ from algorithms.regularized_sac import (
     ActorCriticConfig,
     DualCoefficients,
     SkillActorCritic,
-    critic_loss,
+    critic_errors,
     policy_loss,
     td_target,
 )
@@ -87,20 +87,21 @@ def flat_learner(stage: Adaptation, learner: int) -> Tensor:
 
 
 def updates_by_the_rule(config: AdaptConfig, lengths: Sequence[int]) -> int:
-    """Updates of a learner after episodes of these env_steps: reuse x transitions / batch, none before a batch."""
+    """Updates of a learner after episodes of these env_steps: reuse x transitions / batch, rounded down, at least one;
+    none before a batch."""
     stored = updates = 0
     for length in lengths:
         transitions = math.ceil(length / tiny_skill_model().config.skill_length)
         stored += transitions
         if stored >= config.batch_size:
-            updates += round(config.transition_reuse * transitions / config.batch_size)
+            updates += max(1, math.floor(config.transition_reuse * transitions / config.batch_size))
     return updates
 
 
 # -- clocks: episodes and updates ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transition_reuse", [0.5, 4.0, 7.0, 120.0])
+@pytest.mark.parametrize("transition_reuse", [0.5, 1.7, 4.0, 7.0, 120.0])
 def test_updates_per_episode_are_reuse_times_transitions_over_batch_size(skills: Path, transition_reuse: float) -> None:
     """For every learner, to the last update after its last episode; 120 is more than one advance may do."""
     config = dataclasses.replace(CONFIG, episodes=4, transition_reuse=transition_reuse)
@@ -237,7 +238,7 @@ def reference_update(
         if turn == "critics":
             targets = td_target(alone, batch, coefficient, noise[None, 0], config.kl_clip)
             critic_optimizer.zero_grad()
-            critic_loss(alone, batch, targets).sum().backward()
+            critic_errors(alone, batch, targets).sum().backward()
             critic_optimizer.step()
         else:
             loss, kl = policy_loss(alone, batch, coefficient, noise[None, 1])

@@ -23,7 +23,7 @@ from algorithms.bc_pearl import (
     play_adapted,
 )
 from algorithms.behavior_cloning import BC_STAGE, BcConfig, BehaviorCloning, GaussianPolicyConfig, load_behavior_policy
-from algorithms.meta_training import META_FILE, MetaTraining
+from algorithms.meta_training import META_FILE, PRIOR_PHASE, MetaTraining
 from algorithms.regularized_sac import ActorCriticConfig
 from algorithms.stage import PlayRequest, StageContext
 from tests.algorithm_helpers import (
@@ -189,7 +189,7 @@ def test_actions_of_an_episode_are_drawn_around_the_cloned_ones(bc: Path) -> Non
     assert (space.latent_dim, space.prior.prior_dim, space.low_level_policy.skill_length) == (2, 4, 1)
     far = next(i for i, task in enumerate(MAZE.train_tasks) if tuple(task.spec["goal"]) == FAR_GOAL)
     for _ in range(8):
-        stage._collect([far], [])
+        stage._collect(PRIOR_PHASE, [far])
     columns = stage.learner.fields.unpack(stage.replay.rows[far, : int(stage.replay.sizes[far])])
     mean, sigma = columns["prior"].chunk(2, -1)
     noises = (columns["skills"] - mean) / (sigma + 0.001)

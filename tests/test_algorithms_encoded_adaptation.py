@@ -98,7 +98,8 @@ def make_adaptation(
 
 
 def test_every_learner_starts_as_the_meta_trained_one(inputs: dict[str, Path]) -> None:
-    """Policy, both critics and their targets (E.2.2); alpha is the large-context coefficient as it ended."""
+    """Policy and both critics (E.2.2), of which the targets are copies, not those of meta-training (released); alpha is
+    the large-context coefficient as it ended."""
     stage = make_adaptation(inputs)
     saved = load_tensors(inputs["meta_train"] / META_FILE)["learner"]
     for name, meta in saved.items():
@@ -106,6 +107,9 @@ def test_every_learner_starts_as_the_meta_trained_one(inputs: dict[str, Path]) -
             continue
         stacked = stage.networks.get_parameter(name.removeprefix("networks."))
         copies = stacked.detach().unflatten(0, (3, -1))
+        if "target_critics" in name:
+            lagging, meta = meta, saved[name.replace("target_critics", "critics")]
+            assert not torch.equal(lagging, meta), "meta-training's targets lag behind its critics"
         assert all(torch.equal(copy, meta) for copy in copies), name
     large = float(F.softplus(saved["policy_coefficients.raw"][1]))
     assert large != pytest.approx(META_CONFIG.large_initial_coefficient, rel=1e-4), "it moved in meta-training"

@@ -18,6 +18,7 @@ from torch import Tensor
 import algorithms.meta_training
 from algorithms.files import load_tensors
 from algorithms.meta_training import META_FILE, MetaTraining
+from algorithms.networks import Gaussian
 from algorithms.regularized_sac import ActorCriticConfig, FrozenPolicies
 from algorithms.simpl import SimplMetaTrainConfig, make_meta_train_stage
 from algorithms.stage import EpisodeRow
@@ -74,7 +75,8 @@ def warmed_up(skills: Path, config: SimplMetaTrainConfig = CONFIG) -> MetaTraini
 
 
 def test_warm_up_fills_contexts_with_prior_episodes_then_the_critics_replay_with_posterior_ones(skills: Path) -> None:
-    """5 context transitions and 8 for the critics: the task solved at once needs five episodes, then three more."""
+    """5 context transitions, then 8 for the critics, which the episodes before do not serve: the task solved at once
+    needs five episodes, then eight; the one never solved one of six transitions, then two."""
     stage, calendar = make_stage(skills), []
     while stage.epochs == 0:
         assert stage.updates == 0
@@ -88,23 +90,56 @@ def test_warm_up_fills_contexts_with_prior_episodes_then_the_critics_replay_with
     tasks = [task for batch in warm_up[:first_posterior] for _, task in batch]
     assert (tasks.count(AT_ONCE), tasks.count(NEVER)) == (5, 1), "a full context needs no further episode"
     tasks = [task for batch in warm_up[first_posterior:] for _, task in batch]
-    assert (tasks.count(AT_ONCE), tasks.count(NEVER)) == (3, 1)
+    assert (tasks.count(AT_ONCE), tasks.count(NEVER)) == (8, 2)
     assert calendar[-1] == [(phase, task) for phase in (PRIOR, POSTERIOR) for task in range(3)]
 
 
-def test_only_prior_episodes_enter_the_contexts_and_both_kinds_the_critics_replay(skills: Path) -> None:
+@pytest.mark.parametrize("warm_up_feeds_critics", [False, True])
+def test_only_prior_episodes_enter_the_contexts_and_both_kinds_the_critics_replay(
+    skills: Path, warm_up_feeds_critics: bool
+) -> None:
+    """Those of the warm-up serve contexts alone (released SiMPL) or both (released PEARL), as the learner says."""
     config = dataclasses.replace(CONFIG, replay_capacity=1000, context_capacity=1000)
     stage = make_stage(skills, config)
+    assert stage.learner.warm_up_feeds_critics is False
+    stage.learner.warm_up_feeds_critics = warm_up_feeds_critics
     rows = advance_to_end(stage)
     assert {row.phase for row in rows} == {PRIOR, POSTERIOR}
     for task in (AT_ONCE, SOMETIMES, NEVER):
-        assert int(stage.context_replay.added[task]) == transitions(rows, task, (PRIOR,))
-        assert int(stage.replay.added[task]) == transitions(rows, task)
-        # The critics' replay holds the contexts' episodes among others, each transition once.
-        contexts = {tuple(row) for row in stage.context_replay.rows[task, : stage.context_replay.sizes[task]].tolist()}
+        mine = [row for row in rows if row.task == task]
+        warm_up = [row for row in mine[: -2 * config.epochs] if row.phase == PRIOR]
+        in_contexts, in_warm_up = transitions(mine, task, (PRIOR,)), transitions(warm_up, task)
+        assert in_warm_up >= 5
+        assert int(stage.context_replay.added[task]) == in_contexts
+        left_out = 0 if warm_up_feeds_critics else in_warm_up
+        assert int(stage.replay.added[task]) == transitions(mine, task) - left_out
+        # The critics' replay holds the contexts' other episodes among its own, each transition once.
+        contexts = {tuple(row) for row in stage.context_replay.rows[task, left_out:in_contexts].tolist()}
         everything = [tuple(row) for row in stage.replay.rows[task, : stage.replay.sizes[task]].tolist()]
         assert contexts < set(everything)
         assert len(everything) == len(set(everything))
+        only_contexts = {tuple(row) for row in stage.context_replay.rows[task, :left_out].tolist()}
+        assert not only_contexts & set(everything)
+
+
+def test_an_epochs_prior_episodes_enter_the_contexts_before_its_posterior_ones_draw_theirs(
+    skills: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_stage(skills)
+    in_contexts: list[list[int]] = []
+    encode = stage._encode
+
+    def noting(tasks: Tensor, generator: torch.Generator) -> Gaussian:
+        in_contexts.append(stage.context_replay.added.tolist())
+        return encode(tasks, generator)
+
+    monkeypatch.setattr(stage, "_encode", noting)
+    rows: list[EpisodeRow] = []
+    while not stage.finished:
+        epochs = stage.epochs
+        rows += stage.advance().episodes
+        if stage.epochs > epochs:
+            assert in_contexts[-1] == [transitions(rows, task, (PRIOR,)) for task in range(3)]
 
 
 def test_rows_count_episodes_env_steps_and_successes(skills: Path) -> None:
@@ -135,7 +170,7 @@ def test_prior_episodes_act_with_e_from_the_prior_and_posterior_ones_with_e_from
     skills: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The posterior is sampled, given a large context of that task; e is drawn once per episode."""
-    stage = make_stage(skills, dataclasses.replace(CONFIG, epochs=40, transition_reuse=1e-9))
+    stage = make_stage(skills, dataclasses.replace(CONFIG, epochs=40, transition_reuse=1e-9, learning_rate=1e-9))
     with torch.no_grad():
         stage.learner.encoder.output.bias.copy_(torch.tensor([50.0, -50.0, -100.0, 3.0]))
     SpiedPolicies.seen = []
@@ -175,10 +210,10 @@ def test_the_acting_posterior_is_that_of_a_large_context_of_the_task(skills: Pat
 
 
 def test_updates_per_epoch_are_reuse_times_collected_over_the_update_size(skills: Path) -> None:
-    """reuse x skill transitions of the epoch / context sets / transitions per set, a few per advance; all of them
-    before the next episodes, and after the last ones."""
+    """reuse x skill transitions of the epoch / context sets / transitions per set, rounded down, a few per advance; all
+    of them before the next episodes, and after the last ones."""
     stage = make_stage(skills)
-    expected = done_before = 0
+    expected = done_before = uneven = 0
     while not stage.finished:
         report = stage.advance()
         assert stage.updates - done_before <= stage.MAX_UPDATES_PER_ADVANCE
@@ -186,12 +221,21 @@ def test_updates_per_epoch_are_reuse_times_collected_over_the_update_size(skills
             assert stage.updates == done_before == expected
         if report.episodes and stage.epochs:
             collected = sum(math.ceil(row.length / 10) for row in report.episodes)
-            epoch_updates = round(20.0 * collected / (SMALL_SETS + LARGE_SETS) / 8)
+            exact = 20.0 * collected / (SMALL_SETS + LARGE_SETS) / 8
+            epoch_updates = math.floor(exact)
             assert epoch_updates > stage.MAX_UPDATES_PER_ADVANCE
+            uneven += exact - epoch_updates >= 0.5
             expected += epoch_updates
         done_before = stage.updates
     assert stage.epochs == 3
     assert stage.updates == expected
+    assert uneven, "some epoch must tell rounding down from rounding"
+
+
+def test_an_epoch_is_followed_by_one_update_at_least(skills: Path) -> None:
+    stage = make_stage(skills, dataclasses.replace(CONFIG, transition_reuse=1e-9))
+    advance_to_end(stage)
+    assert (stage.epochs, stage.updates) == (3, 3)
 
 
 def test_a_draw_takes_contexts_and_batches_of_the_same_tasks_from_their_own_replays(skills: Path) -> None:

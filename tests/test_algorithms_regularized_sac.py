@@ -19,7 +19,7 @@ from algorithms.networks import Gaussian
 from algorithms.regularized_sac import (
     ActorCriticConfig,
     SkillActorCritic,
-    critic_loss,
+    critic_errors,
     highest_target,
     policy_loss,
     td_target,
@@ -154,14 +154,15 @@ def test_td_target_takes_a_coefficient_for_each_transition() -> None:
 # -- losses -------------------------------------------------------------------------------------------------
 
 
-def test_critic_loss_is_the_mean_over_batch_and_both_critics() -> None:
+def test_each_critics_error_is_the_mean_over_the_batch() -> None:
     networks, batch, targets = trained_networks(), random_batch(), torch.randn(COPIES, BATCH)
-    losses = critic_loss(networks, batch, targets)
-    assert losses.shape == (COPIES,)
+    errors = critic_errors(networks, batch, targets)
+    assert errors.shape == (COPIES, 2)
     for copy in range(COPIES):
         values = numpy_q(networks.critics, copy, batch.states, batch.task_embeddings, array(batch.skills[copy]))
-        errors = [((values[critic] - array(targets[copy])) ** 2).mean() for critic in range(2)]
-        assert float(losses[copy].detach()) == pytest.approx((errors[0] + errors[1]) / 2, rel=1e-5)
+        for critic in range(2):
+            expected = ((values[critic] - array(targets[copy])) ** 2).mean()
+            assert float(errors[copy, critic].detach()) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("config", [CONFIG, EXP_CONFIG], ids=["softplus", "exp"])
@@ -242,7 +243,7 @@ class Leaves:
 def backward_of_critic_loss(leaves: Leaves) -> None:
     noise = torch.randn(COPIES, BATCH, LATENT_DIM)
     targets = td_target(leaves.networks, leaves.batch, leaves.coefficients, noise, 5.0)
-    critic_loss(leaves.networks, leaves.batch, targets).sum().backward()
+    critic_errors(leaves.networks, leaves.batch, targets).sum().backward()
 
 
 def backward_of_policy_loss(leaves: Leaves) -> None:
@@ -277,8 +278,8 @@ def test_learners_of_a_stack_do_not_touch_each_other() -> None:
     """A sum over learners: each learner's gradient is its own."""
     networks, batch, noise = trained_networks(), random_batch(), torch.randn(COPIES, BATCH, LATENT_DIM)
     losses, _ = policy_loss(networks, batch, torch.tensor([[0.3], [0.1]]), noise)
-    critic_losses = critic_loss(networks, batch, torch.zeros(COPIES, BATCH))
-    (losses[1] + critic_losses[1]).backward()
+    errors = critic_errors(networks, batch, torch.zeros(COPIES, BATCH))
+    (losses[1] + errors[1].sum()).backward()
     for parameter in networks.policy.parameters():
         assert parameter.grad is not None
         assert not bool(parameter.grad[0].any())

@@ -23,7 +23,7 @@ from algorithms.regularized_sac import (
     SkillActorCritic,
     SquashedActorCriticConfig,
     StackedMLP,
-    critic_loss,
+    critic_errors,
     policy_loss,
     td_target,
 )
@@ -224,7 +224,7 @@ def test_who_gets_gradient_from_what() -> None:
     networks.target_critics.requires_grad_()  # so that only the losses keep gradient away from them
     targets = td_target(networks, batch, alpha, noise, math.inf)
     assert not targets.requires_grad
-    critic_loss(networks, batch, targets).sum().backward()
+    critic_errors(networks, batch, targets).sum().backward()
     assert parts_with_gradient(networks) == {"critics"}
     networks.zero_grad()
     policy_loss(networks, batch, alpha, noise)[0].sum().backward()

@@ -15,7 +15,7 @@ from algorithms.policy_heads import residual_gaussian
 from algorithms.regularized_sac import (
     ActorCriticConfig,
     FrozenPolicies,
-    critic_loss,
+    critic_errors,
 )
 from algorithms.transitions import StateInputs
 from tests.actor_critic_helpers import (
@@ -102,7 +102,7 @@ def test_critics_may_start_at_zero_and_still_learn_apart() -> None:
     for critics in (networks.critics, networks.target_critics):
         values = networks.q_values(critics, batch.states, batch.task_embeddings, batch.skills)
         assert torch.equal(values, torch.zeros(COPIES, 2, BATCH))
-    critic_loss(networks, batch, torch.ones(COPIES, BATCH)).sum().backward()
+    critic_errors(networks, batch, torch.ones(COPIES, BATCH)).sum().backward()
     gradient = networks.critics.layers[-1].get_parameter("weight").grad
     assert gradient is not None
     assert float((gradient[0] - gradient[1]).abs().max()) > 1e-3

@@ -165,7 +165,7 @@ class Reference:
     def critic_loss(self) -> Tensor:
         inputs = torch.cat([self.columns["states"], self.embeddings(), self.columns["skills"]], 1)
         errors = [self.network("critics", i, inputs)[:, 0] - self.targets() for i in range(2)]
-        return sum((error**2).mean() for error in errors) / 2  # type: ignore[return-value]
+        return sum((error**2).mean() for error in errors)  # type: ignore[return-value]
 
     def critic_and_encoder_loss(self) -> Tensor:
         return self.critic_loss() + self.config.encoder_kl_weight * self.encoder_kl().mean()

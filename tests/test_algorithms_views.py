@@ -24,7 +24,7 @@ from algorithms.regularized_sac import (
     ActorCriticConfig,
     FrozenPolicies,
     SkillActorCritic,
-    critic_loss,
+    critic_errors,
     policy_loss,
     td_target,
 )
@@ -387,7 +387,7 @@ def test_the_policy_sees_features_and_the_critics_do_not() -> None:
     noise, coefficients = torch.randn(1, 5, 3), torch.tensor([[0.1]])
     targets = td_target(networks, batch, coefficients, noise, 5.0)
     assert not torch.allclose(targets, td_target(networks, blind, coefficients, noise, 5.0))
-    assert torch.equal(critic_loss(networks, batch, targets), critic_loss(networks, blind, targets))
+    assert torch.equal(critic_errors(networks, batch, targets), critic_errors(networks, blind, targets))
     losses = [policy_loss(networks, one, coefficients, noise)[0] for one in (batch, blind)]
     assert not torch.allclose(*losses)
 
