@@ -73,10 +73,11 @@ class MamlConfig:
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     """The meta-update."""
     gradient_rows: int = 0
-    """Departure: a task's gradient before, and again after the inner step is over this many of its env_steps, a uniform
-    choice (0: all)."""
+    """Departure: surrogate and KL of the meta-update are over this many of a task's env_steps after the inner step, a
+    uniform choice (0: all). The inner step itself is always over all env_steps of its episodes."""
     curvature_every: int = 1
-    """Departure: the Hessian of the KL is over every so many of these rows; the line search is over all (1: all)."""
+    """Departure: the Hessian of the KL is over every so many rows, before and after the inner step; the line search is
+    over all (1: all)."""
     lanes: int = 200
     """Episodes collected side by side, at most (ours: how soon a signal is answered)."""
 
@@ -118,6 +119,18 @@ def inner_steps(policy: BehaviorPolicy, stacked: Parameters, batch: GradientBatc
     with torch.no_grad():
         adapted: Parameters = vmap(step)(stacked, batch)
     return adapted
+
+
+def inner_step_kl(policy: BehaviorPolicy, parameters: Parameters, adapted: Parameters, batch: GradientBatch) -> float:
+    """Mean over tasks and their rows of KL(pi_theta, pi_theta_i), how far the inner step goes; all stacked (N, ...)."""
+
+    def of_task(parameters: Parameters, adapted: Parameters, batch: GradientBatch) -> Tensor:
+        before: Gaussian = functional_call(policy, parameters, (batch.states,))
+        after: Gaussian = functional_call(policy, adapted, (batch.states,))
+        return (batch.weights * before.kl(after)).sum()
+
+    with torch.no_grad():
+        return float(vmap(of_task)(parameters, adapted, batch).mean())
 
 
 def meta_objective(
@@ -236,19 +249,23 @@ class MamlMetaTraining(Stage):
         return self._adapted
 
     def _batch(self, phase: str) -> GradientBatch:
+        """Rows for the inner step: all there are, since a gradient on fewer is mostly noise. For the surrogate, a mean
+        over tasks within a trust region, ``gradient_rows`` of each task."""
         choice = None
-        if self.config.gradient_rows:
+        if self.config.gradient_rows and phase == PHASES[1]:
             generator = torch_generator(self.context.seed, "meta_train", "rows", phase, self.iterations)
             choice = RowChoice(self.config.gradient_rows, generator)
         longest = self.distribution.episode_env_steps
         return make_gradient_batch(self.policy, self.episodes[phase], self.config.discount, longest, choice)
 
     def _update(self) -> StageReport:
-        before = self._before or self._batch(PHASES[0])
-        step = meta_update(self.policy, before, self._batch(PHASES[1]), self.config)
+        adapted = self._adapted_parameters()
+        assert self._before is not None
+        inner_kl = inner_step_kl(self.policy, self._parameters(), adapted, self._before)
+        step = meta_update(self.policy, self._before, self._batch(PHASES[1]), self.config)
         self.iterations += 1
         self.accepted += step.accepted
-        metrics = self._metrics(step)
+        metrics = self._metrics(step) | {"inner_kl": inner_kl}
         self._success = metrics["meta_train_posterior_success"]
         self._begin_iteration()
         return StageReport(metrics=metrics)
@@ -302,8 +319,11 @@ class MamlMetaTraining(Stage):
 
     def timed_work(self) -> Sequence[TimedWork]:
         """An episode of every task of an iteration; a meta-update on as many env_steps as full episodes have."""
-        rows = self.config.gradient_rows or self.config.episodes_per_task * self.distribution.episode_env_steps
-        before, after = (random_gradient_batch(self.context, self.policy, len(self.tasks), rows) for _ in PHASES)
+        every = self.config.episodes_per_task * self.distribution.episode_env_steps
+        before, after = (
+            random_gradient_batch(self.context, self.policy, len(self.tasks), rows)
+            for rows in (every, self.config.gradient_rows or every)
+        )
         tasks = [self.distribution.train_tasks[task] for task in self.tasks]
 
         def update() -> int:

@@ -27,12 +27,13 @@ from algorithms.files import save_tensors
 from algorithms.latents import save_latents
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
-from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic
+from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic, highest_target
 from algorithms.replay import MultiTaskReplay, PackedFields
 from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
 from algorithms.transitions import StateInputs
+from envs.core import TaskDistribution
 
 META_FILE = "meta.pt"
 
@@ -79,7 +80,8 @@ class MetaTrainConfig(ABC):
     target_rate: float = 0.005
     """Smoothing of the target critics (released SiMPL, Rakelly et al.: 0.005)."""
     clip_targets: bool = False
-    """Departure: TD targets never exceed the highest possible return (released: off)."""
+    """Departure: TD targets never exceed the highest possible return, and with it what entropy can add where entropy is
+    rewarded (released: off)."""
     rewarded_fraction: float = 0.0
     """Departure: this part of each critic batch comes from rewarded transitions (released: 0)."""
     context_drawn: int = 0
@@ -96,6 +98,10 @@ class MetaTrainConfig(ABC):
         largest = self.context_groups[-1].transitions
         if self.context_drawn != 0 and not largest <= self.context_drawn <= COUNT[1]:
             raise ValueError(f"context_drawn is {self.context_drawn}; valid is 0, or {largest:,} to {COUNT[1]:,}")
+
+    def validate_for(self, distribution: TaskDistribution) -> None:
+        """Raises ``ValueError`` for what this world does not allow."""
+        highest_target(self.clip_targets, distribution.score_range)
 
     @property
     @abstractmethod

@@ -123,7 +123,7 @@ META_TRAIN_STAGE = StageSpec(
     factory=make_meta_train_stage,
     inputs=(),
     tasks="train",
-    implementation="pearl_meta_train/1",
+    implementation="pearl_meta_train/2",
 )
 
 PEARL = Algorithm(
@@ -156,7 +156,7 @@ PEARL_FT = Algorithm(
             factory=make_pearl_ft_adapt_stage,
             inputs=("meta_train",),
             tasks="target",
-            implementation="pearl_ft_adapt/1",
+            implementation="pearl_ft_adapt/2",
             play=play_adapted,
         ),
     ),

@@ -257,7 +257,7 @@ MAML_QUICK: Values = {
     "meta_train.tasks_per_iteration": 20,
     "meta_train.episodes_per_task": 10,
     "meta_train.gradient_rows": 1500,
-    "meta_train.curvature_every": 5,
+    "meta_train.curvature_every": 10,
     "meta_train.trust_region.max_kl": 0.03,
     "adapt.episodes": 200,
 }
@@ -270,7 +270,7 @@ BC_MAML_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "quick"): {
         **BC_PRESETS["maze", "quick"],
         **MAML_QUICK,
-        "meta_train.meta_iterations": 100,  # 40,000 episodes, at most 80 million env_steps
+        "meta_train.meta_iterations": 60,  # 24,000 episodes, at most 48 million env_steps
         # The cloned policy takes 600 env_steps (median) to reach a goal of maze-easy: at 0.99 most would learn nothing.
         "meta_train.discount": 0.998,
     },

@@ -10,7 +10,7 @@ replay buffer, n-step returns, optimisers. Ours are the worlds, the roll-outs, t
 Stages: adapt. Target tasks are learned one after another.
 
 Differences from ``sac.py``, all of them tianshou's
-- alpha is the exponential of a parameter; each critic has an optimiser of its own.
+- Each critic has an optimiser of its own.
 - log(1 - tanh(u)^2 + epsilon) instead of a stable form, so a saturated action's log-probability is bounded.
 - No ``rewarded_fraction`` and ``clip_targets``: ``quick`` lacks these aids here.
 

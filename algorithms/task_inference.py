@@ -35,6 +35,7 @@ from algorithms.regularized_sac import (
     NetworkConfig,
     SkillActorCritic,
     critic_loss,
+    highest_soft_value,
     policy_loss,
     td_target,
 )
@@ -117,7 +118,7 @@ class TaskInferenceLearner(MetaLearner):
     ) -> None:
         super().__init__()
         self.config, self.latent_dim = config, action_dim
-        self.highest_target = highest_return if config.clip_targets else math.inf
+        self.highest_return = highest_return if config.clip_targets else math.inf
         self.fields = transition_fields(observation_dim, action_dim, prior_dim)
         self.context_dim = self.fields.through(CONTEXT_LAST_FIELD)
         embedding_dim, hidden_dim = config.task_embedding_dim, config.encoder_hidden_dim
@@ -131,7 +132,8 @@ class TaskInferenceLearner(MetaLearner):
         dims = (observation_dim, action_dim, embedding_dim, 1)
         self.networks = SkillActorCritic(config.network_config, *dims, torch_generator(seed, "meta_train", "init"))
         rate = config.coefficient_learning_rate
-        self.coefficient = DualCoefficients(torch.tensor([config.initial_coefficient]), rate, growing_only=False)
+        initial, kind = torch.tensor([config.initial_coefficient]), self.networks.head.coefficient
+        self.coefficient = DualCoefficients(initial, rate, growing_only=False, kind=kind)
 
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         return (self.critic_optimizer, self.policy_optimizer, self.coefficient.optimizer)
@@ -162,8 +164,9 @@ class TaskInferenceLearner(MetaLearner):
         embeddings = posterior.sample(task_noise).repeat_interleave(per_set, 0)[None]
         batch = TransitionBatch.from_rows(self.fields, rows.reshape(1, sets * per_set, -1), embeddings)
         alpha, action_noise = self.coefficient.values, noise[0, :, : self.latent_dim][None]
-        clip = self.config.divergence_clip
-        targets = td_target(self.networks, batch, alpha, action_noise, clip, self.highest_target)
+        clip, head = self.config.divergence_clip, self.networks.head
+        highest = highest_soft_value(head, self.highest_return, alpha, self.config.discount, self.latent_dim)
+        targets = td_target(self.networks, batch, alpha, action_noise, clip, highest)
         regularisation, kl = self.encoder_loss(posterior)
         return critic_loss(self.networks, batch, targets).sum() + regularisation, batch, kl.detach()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -365,6 +366,34 @@ def test_episodes_after_the_inner_step_are_of_adapted_policies() -> None:
     assert moved == rewarded
     assert moved[0]
     assert not moved[2]
+
+
+def test_the_inner_step_is_over_all_rows_and_says_how_far_it_went() -> None:
+    """``gradient_rows`` is of the meta-update alone. The KL, here by torch.distributions, is a mean over tasks of means
+    over the rows that the step was on."""
+    stage = make_stage(dataclasses.replace(CONFIG, inner_rate=5.0, tasks_per_iteration=3, lanes=9))
+    start = deepcopy(stage.policy)
+    while stage._adapted is None:
+        stage.advance()
+    adapted, before = stage._adapted, stage._before
+    assert before is not None
+    rows = [sum(len(episode.rewards) for episode in of_task) for of_task in stage.episodes[PHASES[0]]]
+    assert before.states.shape[1] == max(rows) > CONFIG.gradient_rows
+    assert (before.weights > 0).sum(1).tolist() == rows
+    kls = []
+    for task, count in enumerate(rows):
+        moved = {name: value[task] for name, value in adapted.items()}
+        states = before.states[task, :count]
+        old, new = (
+            torch.distributions.Normal(*functional_call(start, parameters, (states,)))
+            for parameters in (dict(start.named_parameters()), moved)
+        )
+        kls.append(float(torch.distributions.kl_divergence(old, new).sum(-1).mean()))
+    metrics: dict[str, float] = {}
+    while "inner_kl" not in metrics:
+        metrics = dict(stage.advance().metrics)
+    assert metrics["inner_kl"] == pytest.approx(sum(kls) / 3, rel=1e-4)
+    assert kls[0] > 1e-6 and kls[2] == 0.0
 
 
 def test_the_limit_of_the_kl_holds_at_every_update() -> None:
