@@ -72,7 +72,7 @@ class Adaptation(Stage):
         self._make_optimizers()
         copies = len(self.learning_tasks)
         self.replay = MultiTaskReplay(
-            copies, config.replay_capacity, self.fields, context.device, reward_field="td_rewards"
+            copies, config.replay_capacity, self.fields, context.device, "td_rewards", config.rewarded_capacity
         )
         self.owed_updates = torch.zeros(copies, dtype=torch.int64)
         self.updates = torch.zeros(copies, dtype=torch.int64)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +31,8 @@ from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic, highest
 from algorithms.replay import MultiTaskReplay, PackedFields
 from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
 from algorithms.skill_space import SkillSpace
-from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
-from algorithms.transitions import StateInputs
+from algorithms.stage import ADDED_LATER, EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
+from algorithms.transitions import CONTEXT_LAST_FIELD, StateInputs
 from envs.core import TaskDistribution
 
 META_FILE = "meta.pt"
@@ -86,6 +86,10 @@ class MetaTrainConfig(ABC):
     """Departure: this part of each critic batch comes from rewarded transitions (released: 0)."""
     context_drawn: int = 0
     """Departure: draw this many transitions, keep the largest context of them with the rewarded first (0: off)."""
+    rewarded_capacity: int = field(default=0, metadata=ADDED_LATER)
+    """Departure: so many rewarded transitions per task outlive the overwriting of each replay, for batches of a task
+    that has no newer ones; and with ``context_drawn`` a context holds at least one wherever its task has any (0: none,
+    and off)."""
 
     def validate(self) -> None:
         require_between(self, COUNT, "epochs", "replay_capacity", "context_capacity", "encoder_hidden_dim")
@@ -93,6 +97,7 @@ class MetaTrainConfig(ABC):
         require_between(self, (1, self.replay_capacity), "transitions_per_task")
         require_between(self, (1, self.context_capacity), "warm_up_transitions")
         require_between(self, FRACTION, "rewarded_fraction")
+        require_between(self, (0, COUNT[1]), "rewarded_capacity")
         require_between(self, RATE, "discount", "learning_rate", "coefficient_learning_rate", "target_rate")
         require_between(self, WEIGHT, "transition_reuse")
         largest = self.context_groups[-1].transitions
@@ -174,8 +179,10 @@ class MetaTraining(Stage):
         self.learner = learner.to(context.device)
         self.learner.make_optimizers()
         count, fields = len(self.tasks), learner.fields
-        self.replay = MultiTaskReplay(count, config.replay_capacity, fields, context.device, reward_field="td_rewards")
-        self.context_replay = MultiTaskReplay(count, config.context_capacity, fields, context.device)
+        kept, device = config.rewarded_capacity, context.device
+        self.replay = MultiTaskReplay(count, config.replay_capacity, fields, device, "td_rewards", kept)
+        leading = fields.leading(CONTEXT_LAST_FIELD)
+        self.context_replay = MultiTaskReplay(count, config.context_capacity, leading, device, "rewards", kept)
         self.epochs = self.updates = self.owed_updates = self.rounds = 0
         self.log = EpisodeLog(self.distribution.score_range[1])
         self._success: float | None = None
@@ -249,7 +256,7 @@ class MetaTraining(Stage):
             packed = self.inputs.pack(self.learner.fields, episode, self.config.discount, self.config.n_step)
             self.replay.add(task, packed)
             if phase == "meta_train_prior":
-                self.context_replay.add(task, packed)
+                self.context_replay.add(task, packed[:, : self.learner.context_dim])
             if phase == "meta_train_posterior" and self.epochs == self.config.epochs - 1:
                 self.paths.keep(task, self.log.count(task), episode)
             rows.append(self.log.row(phase, task, episode))
@@ -271,7 +278,7 @@ class MetaTraining(Stage):
             positions = self.context_replay.draw_rewarded_first(tasks, uniform, size)
         else:
             positions = self.context_replay.draw_uniform(tasks, uniform)
-        return self.context_replay.gather(tasks, positions)[..., : self.learner.context_dim]
+        return self.context_replay.gather(tasks, positions)
 
     # -- updating ------------------------------------------------------------------------------
 
@@ -286,8 +293,20 @@ class MetaTraining(Stage):
         return StageReport(metrics={"updates": float(self.updates)} | metrics)
 
     def _update(self) -> dict[str, float]:
-        metrics = self.learner.update(*self._draw())
+        rows, contexts, tasks, noise = self._draw()
+        metrics = self.learner.update(rows, contexts, tasks, noise)
         self.updates += 1
+        return metrics | self._rewarded_contexts(contexts[-1], tasks[-len(contexts[-1]) :])
+
+    def _rewarded_contexts(self, contexts: Tensor, tasks: Tensor) -> dict[str, float]:
+        """Which part of the largest contexts (S, C, D), of ``tasks`` (S,), holds a reward: of all, and of those whose
+        task was ever rewarded, in an episode of either kind."""
+        rewards = contexts[..., self.learner.fields.slices["rewards"]]
+        rewarded = (rewards > 0).any(1)[:, 0].float().cpu()
+        solved = self.replay.rewarded_added[tasks] > 0
+        metrics = {"rewarded_contexts": float(rewarded.mean())}
+        if bool(solved.any()):
+            metrics["rewarded_contexts_of_solved_tasks"] = float(rewarded[solved].mean())
         return metrics
 
     def _draw(self) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:

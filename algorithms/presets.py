@@ -64,6 +64,7 @@ ADAPT_QUICK: Values = {
     "adapt.target_rate": 0.01,
     "adapt.clip_targets": True,
     "adapt.rewarded_fraction": 0.0625,
+    "adapt.rewarded_capacity": 200,
     "adapt.bf16": True,
 }
 
@@ -165,6 +166,7 @@ META_QUICK: Values = {
     "meta_train.context_drawn": 2048,
     "meta_train.warm_up_transitions": 1024,
     "meta_train.rewarded_fraction": 0.0625,
+    "meta_train.rewarded_capacity": 200,
     "meta_train.transition_reuse": 12.0,
     "meta_train.n_step": 10,
     "meta_train.target_rate": 0.01,
@@ -229,6 +231,7 @@ KITCHEN_META_QUICK: Values = {
     "meta_train.target_rate": 0.01,
     "meta_train.clip_targets": True,
     "meta_train.rewarded_fraction": 0.0625,
+    "meta_train.rewarded_capacity": 200,
     "meta_train.learning_rate": 1e-3,
     # As SPiRL's on the kitchen: from a strong pull to the prior down to the target. Small coefficients that may only
     # grow let the policy leave the prior (KL 17) before it has seen rewards.
@@ -247,7 +250,7 @@ KITCHEN_META_QUICK: Values = {
 
 SIMPL_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "paper"): {},
-    ("maze", "quick"): {**META_QUICK, **ADAPT_QUICK},
+    ("maze", "quick"): {**META_QUICK, **ADAPT_QUICK, "adapt.replay_exploration": True},
     ("maze", "smoke"): {**META_SMOKE, **ADAPT_SMOKE, "adapt.exploration_episodes": 2},
     ("kitchen", "paper"): {**KITCHEN_META, **KITCHEN_ADAPT},
     ("kitchen", "quick"): {

@@ -23,7 +23,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -88,9 +88,9 @@ class SquashedActorCriticConfig:
     """Hidden layers (SAC: 2)."""
     zero_initial_values: bool = False
     """Departure: critics start at 0 everywhere (SAC: off)."""
-
-    standardise_states: ClassVar[bool] = False
-    """There is no offline data whose scale could be used."""
+    standardise_states: bool = False
+    """Departure: the networks see states scaled to between -1 and 1 by the world's bounds of observations, since there
+    is no offline data whose scale could be used; what has no known bounds stays as it is (SAC: raw states)."""
 
     def validate(self) -> None:
         require_between(self, (1, 10_000), "hidden_dim", "hidden_layers")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
@@ -48,6 +49,10 @@ class World(VectorEnv[Any, Any, Any]):
         about its episode from ``keyed_rng(*episode_keys[i])``.
         """
         raise NotImplementedError
+
+
+ObservationBounds = tuple[Float32Array, Float32Array]
+"""(lowest, highest) value of each observation feature, (D,) each; infinite where the world knows none."""
 
 
 @dataclass(frozen=True)
@@ -169,3 +174,14 @@ class TaskDistribution:
     """What networks see of an observation, drawn where it is needed; None: they see the observation itself."""
     draw_tasks: Callable[[Axes], None] | None = None
     """Draws training and target tasks into an empty matplotlib axes, with labels for a legend."""
+
+
+def observation_bounds(distribution: TaskDistribution) -> ObservationBounds:
+    """What the world says of its observations (``single_observation_space``)."""
+    world = distribution.make_world(1)
+    try:
+        space = world.single_observation_space
+        assert isinstance(space, Box)
+        return space.low.copy(), space.high.copy()
+    finally:
+        world.close()
