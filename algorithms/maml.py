@@ -292,7 +292,8 @@ class MamlMetaTraining(Stage):
 
     def _update(self) -> StageReport:
         adapted = self._adapted_parameters()
-        step = meta_update(self.policy, *(self._batch(phase) for phase in PHASES), self.config, adapted)
+        before, after = self._batch(PHASES[0]), self._batch(PHASES[1])
+        step = meta_update(self.policy, before, after, self.config, adapted)
         self.iterations += 1
         self.accepted += step.accepted
         metrics = self._metrics(step)
