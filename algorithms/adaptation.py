@@ -32,6 +32,7 @@ from algorithms.regularized_sac import (
     NetworkConfig,
     SkillActorCritic,
     critic_errors,
+    highest_soft_value,
     highest_target,
     policy_loss,
     td_target,
@@ -63,7 +64,7 @@ class Adaptation(Stage):
         self.inputs = StateInputs(space.prior, actor_critic.standardise_states, context.device)
         self.state_dim, self.feature_dim = space.state_dims(self.distribution)
         self.fields = transition_fields(self.state_dim, space.latent_dim, space.prior.prior_dim, self.feature_dim)
-        self.highest_target = highest_target(config.clip_targets, self.distribution.score_range)
+        self.highest_return = highest_target(config.clip_targets, self.distribution.score_range)
         self.task_indices = list(indices)
         self.learning_tasks = list(indices)
         """Tasks still being learned: learner i of the stack learns ``learning_tasks[i]``, an index into ``tasks``."""
@@ -71,7 +72,7 @@ class Adaptation(Stage):
         self._make_optimizers()
         copies = len(self.learning_tasks)
         self.replay = MultiTaskReplay(
-            copies, config.replay_capacity, self.fields, context.device, reward_field="td_rewards"
+            copies, config.replay_capacity, self.fields, context.device, "td_rewards", config.rewarded_capacity
         )
         self.owed_updates = torch.zeros(copies, dtype=torch.int64)
         self.updates = torch.zeros(copies, dtype=torch.int64)
@@ -209,8 +210,11 @@ class Adaptation(Stage):
         config = self.config
         autocast = torch.autocast(self.context.device, dtype=torch.bfloat16, enabled=config.bf16)
         with autocast:
-            clip = config.divergence_clip
-            targets = td_target(self.networks, batch, coefficients, noise[0], clip, self.highest_target)
+            clip, latent_dim = config.divergence_clip, self.space.latent_dim
+            highest = highest_soft_value(
+                self.networks.head, self.highest_return, coefficients, config.discount, latent_dim
+            )
+            targets = td_target(self.networks, batch, coefficients, noise[0], clip, highest)
             errors = critic_errors(self.networks, batch, targets)
         self.critic_optimizer.zero_grad()
         errors.sum().backward()  # a sum: the gradient of each learner, and of each of its critics, is its own
@@ -237,8 +241,8 @@ class Adaptation(Stage):
     # -- the stack shrinks as learners finish --------------------------------------------------
 
     def make_coefficients(self, initial: Tensor) -> DualCoefficients:
-        config = self.config
-        return DualCoefficients(initial, config.coefficient_learning_rate, config.divergence_only_weighs_more)
+        config, kind = self.config, self.actor_critic.make_head().coefficient
+        return DualCoefficients(initial, config.coefficient_learning_rate, config.divergence_only_weighs_more, kind)
 
     def _make_optimizers(self) -> None:
         rate = self.config.learning_rate

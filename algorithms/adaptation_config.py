@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from algorithms.budget import Budget, Scale, acting
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
+from algorithms.regularized_sac import highest_target
+from algorithms.stage import ADDED_LATER
+from envs.core import TaskDistribution
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,23 @@ class TaskLearningConfig(OffPolicyConfig, ABC):
 
     rewarded_fraction: float = 0.0
     """Departure: this part of each batch is drawn from rewarded transitions, where there are any (released: 0)."""
+    rewarded_capacity: int = field(default=0, metadata=ADDED_LATER)
+    """Departure: so many rewarded transitions per task outlive the replay's overwriting, for the batches of a task that
+    has no newer ones (0: none)."""
     clip_targets: bool = False
-    """Departure: TD targets never exceed the highest possible return, so that values cannot diverge (released: off)."""
+    """Departure: TD targets never exceed the highest possible return, and with it what entropy can add where entropy is
+    rewarded, so that values cannot diverge (released: off)."""
     bf16: bool = False
     """Departure: hidden layers in bfloat16 autocast (off: float32)."""
 
     def validate(self) -> None:
         super().validate()
         require_between(self, FRACTION, "rewarded_fraction")
+        require_between(self, (0, COUNT[1]), "rewarded_capacity")
+
+    def validate_for(self, distribution: TaskDistribution) -> None:
+        """Raises ``ValueError`` for what this world does not allow."""
+        highest_target(self.clip_targets, distribution.score_range)
 
     # What regularises the policy, as the policy head measures it.
 

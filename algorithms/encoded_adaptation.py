@@ -21,9 +21,10 @@ from algorithms.adaptation_config import ExplorationConfig, TaskLearningConfig
 from algorithms.meta_training import MetaLearner, MetaTrainConfig, prior_task_embeddings
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.regularized_sac import DualCoefficients, FrozenPolicies, NetworkConfig, SkillActorCritic
-from algorithms.replay import rewarded_first
+from algorithms.replay import MultiTaskReplay
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import StageContext, StageReport
+from algorithms.transitions import CONTEXT_LAST_FIELD
 
 
 class EncodedAdaptation(Adaptation):
@@ -94,11 +95,14 @@ class EncodedAdaptation(Adaptation):
 
 @torch.no_grad()
 def encode_context(meta: MetaLearner, meta_config: MetaTrainConfig, context: Tensor, seed: int, task: int) -> Gaussian:
-    """q(e given c) (E,) from exploration transitions (C, context features), chosen as meta-training did."""
-    if meta_config.context_drawn:
-        shuffled = torch.randperm(len(context), generator=torch_generator(seed, "e*", task))
-        context = context[shuffled.to(context.device)]
-        order = rewarded_first(context[:, meta.fields.slices["rewards"].start])
-        context = context[order[: meta_config.context_groups[-1].transitions]]
+    """q(e given c) (E,) from exploration transitions (C, context features), chosen as meta-training chose."""
+    drawn = meta_config.context_drawn
+    if drawn:
+        fields, kept = meta.fields.leading(CONTEXT_LAST_FIELD), meta_config.rewarded_capacity
+        replay = MultiTaskReplay(1, len(context), fields, str(context.device), "rewards", kept)
+        replay.add(0, context)
+        uniform = torch.rand((1, drawn), generator=torch_generator(seed, "e*", task))
+        size, this_task = meta_config.context_groups[-1].transitions, torch.tensor([0])
+        context = replay.gather(this_task, replay.draw_rewarded_first(this_task, uniform, size))[0]
     posterior = meta.encoder(context[None])
     return Gaussian(posterior.mean[0], posterior.sigma[0])

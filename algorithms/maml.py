@@ -74,8 +74,8 @@ class MamlConfig:
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     """The meta-update."""
     gradient_rows: int = 0
-    """Departure: a task's gradient before, and again after the inner step is over this many of its env_steps, a uniform
-    choice (0: all)."""
+    """Departure: the meta-update is over this many of a task's env_steps before the inner step, for how the step moves
+    with theta, and after it, for surrogate and KL; a uniform choice (0: all). The step itself is always over all."""
     curvature_every: int = 1
     """Departure: the Hessian of the KL is over every so many of these rows; the line search is over all (1: all)."""
     lanes: int = 200
@@ -127,6 +127,18 @@ def inner_steps(policy: BehaviorPolicy, stacked: Parameters, batch: GradientBatc
     return adapted
 
 
+def inner_step_kl(policy: BehaviorPolicy, parameters: Parameters, adapted: Parameters, batch: GradientBatch) -> float:
+    """Mean over tasks and their rows of KL(pi_theta, pi_theta_i), how far the inner step goes; all stacked (N, ...)."""
+
+    def of_task(parameters: Parameters, adapted: Parameters, batch: GradientBatch) -> Tensor:
+        before: Gaussian = functional_call(policy, parameters, (batch.states,))
+        after: Gaussian = functional_call(policy, adapted, (batch.states,))
+        return (batch.weights * before.kl(after)).sum()
+
+    with torch.no_grad():
+        return float(vmap(of_task)(parameters, adapted, batch).mean())
+
+
 def meta_objective(
     policy: BehaviorPolicy,
     parameters: Parameters,
@@ -135,23 +147,42 @@ def meta_objective(
     old: Gaussian,
     rate: float,
     first_order: bool = False,
+    offsets: Parameters | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(-surrogate, KL) at the adapted parameters, both as means over tasks; ``old`` (N, R, A) is pi_theta_i_old."""
+    """(-surrogate, KL) at the adapted parameters, both as means over tasks; ``old`` (N, R, A) is pi_theta_i_old.
 
-    def of_task(before: GradientBatch, after: GradientBatch, old: Gaussian) -> tuple[Tensor, Tensor]:
+    ``offsets`` (N, ...), where given, are added to the adapted parameters: what the inner step on ``before``, which may
+    be some rows of many, misses of the real one.
+    """
+    if offsets is None:
+        offsets = {name: value.new_zeros(()).expand(len(before.states)) for name, value in parameters.items()}
+
+    def of_task(
+        before: GradientBatch, after: GradientBatch, old: Gaussian, offsets: Parameters
+    ) -> tuple[Tensor, Tensor]:
         adapted = inner_step(policy, parameters, before, rate, first_order)
+        adapted = {name: value + offsets[name] for name, value in adapted.items()}
         gaussian: Gaussian = functional_call(policy, adapted, (after.states,))
         ratio = (log_probability(gaussian, after.actions) - log_probability(old, after.actions)).exp()
         return -(after.weights * after.advantages * ratio).sum(), (after.weights * old.kl(gaussian)).sum()
 
-    losses, kls = vmap(of_task)(before, after, old)
+    losses, kls = vmap(of_task)(before, after, old, offsets)
     return losses.mean(), kls.mean()
 
 
 def meta_update(
-    policy: BehaviorPolicy, before: GradientBatch, after: GradientBatch, config: MamlConfig
+    policy: BehaviorPolicy,
+    before: GradientBatch,
+    after: GradientBatch,
+    config: MamlConfig,
+    adapted: Parameters | None = None,
 ) -> TrustRegionStep:
-    """One meta-update of ``policy`` in place."""
+    """One meta-update of ``policy`` in place.
+
+    ``adapted`` (N, ...) are the parameters that the episodes after the inner step were collected with, where
+    ``before`` is not all that the step was on: where they lie is then exact, and how they move with theta, the
+    Jacobian 1 - rate x Hessian, is that of the rows in ``before``, whose expectation is the same.
+    """
     named = dict(policy.named_parameters())
     shapes = {name: value.shape for name, value in named.items()}
 
@@ -160,14 +191,16 @@ def meta_update(
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
     def objective_over_every(rows: int) -> Objective:
-        """The KL is to where the inner step on these very rows leads, so that 0 is its minimum."""
+        """The KL is to where the inner step leads from the policy as it is, so that 0 is its minimum."""
         batches = before.every(rows), after.every(rows)
-        adapted = inner_steps(policy, same_for_all(named, len(before.states)), batches[0], config.inner_rate)
+        by_these = inner_steps(policy, same_for_all(named, len(before.states)), batches[0], config.inner_rate)
+        offsets = None if adapted is None else {name: adapted[name] - value for name, value in by_these.items()}
         with torch.no_grad():
-            old: Gaussian = vmap(partial(functional_call, policy))(adapted, (batches[1].states,))
+            old: Gaussian = vmap(partial(functional_call, policy))(adapted or by_these, (batches[1].states,))
 
         def objective(flat: Tensor) -> tuple[Tensor, Tensor]:
-            return meta_objective(policy, unflatten(flat), *batches, old, config.inner_rate, config.first_order)
+            rate, first_order = config.inner_rate, config.first_order
+            return meta_objective(policy, unflatten(flat), *batches, old, rate, first_order, offsets)
 
         return objective
 
@@ -202,8 +235,9 @@ class MamlMetaTraining(Stage):
         self.tasks: list[int] = order.sort().values.tolist()
         self.episodes: dict[str, list[list[TaskEpisode]]] = {phase: [[] for _ in self.tasks] for phase in PHASES}
         self._results: dict[str, list[EpisodeRow]] = {phase: [] for phase in PHASES}
-        self._before: GradientBatch | None = None
         self._adapted: Parameters | None = None
+        self.inner_kl = 0.0
+        """Mean over tasks, once the inner step was made."""
 
     @property
     def progress(self) -> Progress:
@@ -238,11 +272,24 @@ class MamlMetaTraining(Stage):
     def _adapted_parameters(self) -> Parameters:
         """theta_i (N, ...) of this iteration's tasks: a function of the episodes before, computed once."""
         if self._adapted is None:
-            self._before = self._batch(PHASES[0])
-            self._adapted = inner_steps(self.policy, self._parameters(), self._before, self.config.inner_rate)
+            self._adapted = {name: torch.empty_like(value) for name, value in self._parameters().items()}
+            self.inner_kl = 0.0
+            for index in range(len(self.tasks)):  # one by one: full episodes of the maze are 20,000 rows a task
+                self._adapt(index, self._adapted)
         return self._adapted
 
+    def _adapt(self, index: int, adapted: Parameters) -> None:
+        """The inner step of one task, over all rows there are: a gradient on fewer is mostly noise."""
+        discount, longest = self.config.discount, self.distribution.episode_env_steps
+        batch = make_gradient_batch(self.policy, [self.episodes[PHASES[0]][index]], discount, longest)
+        start = same_for_all(dict(self.policy.named_parameters()), 1)
+        moved = inner_steps(self.policy, start, batch, self.config.inner_rate)
+        self.inner_kl += inner_step_kl(self.policy, start, moved, batch) / len(self.tasks)
+        for name, value in moved.items():
+            adapted[name][index] = value[0]
+
     def _batch(self, phase: str) -> GradientBatch:
+        """What the meta-update is over: ``gradient_rows`` of each task."""
         choice = None
         if self.config.gradient_rows:
             generator = torch_generator(self.context.seed, "meta_train", "rows", phase, self.iterations)
@@ -251,8 +298,9 @@ class MamlMetaTraining(Stage):
         return make_gradient_batch(self.policy, self.episodes[phase], self.config.discount, longest, choice)
 
     def _update(self) -> StageReport:
-        before = self._before or self._batch(PHASES[0])
-        step = meta_update(self.policy, before, self._batch(PHASES[1]), self.config)
+        adapted = self._adapted_parameters()
+        before, after = self._batch(PHASES[0]), self._batch(PHASES[1])
+        step = meta_update(self.policy, before, after, self.config, adapted)
         self.iterations += 1
         self.accepted += step.accepted
         metrics = self._metrics(step)
@@ -265,6 +313,7 @@ class MamlMetaTraining(Stage):
             "meta_iterations": float(self.iterations),
             "accepted": float(step.accepted),
             "kl": step.kl,
+            "inner_kl": self.inner_kl,
             "backtracks": float(step.backtracks),
             "surrogate_gain": step.loss_before - step.loss_after,
             "env_steps": float(sum(self.log.env_steps.values())),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,12 +32,13 @@ from algorithms.files import save_tensors
 from algorithms.latents import save_latents
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
-from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic
+from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic, highest_target
 from algorithms.replay import MultiTaskReplay, PackedFields
 from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
 from algorithms.skill_space import SkillSpace
-from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
-from algorithms.transitions import StateInputs
+from algorithms.stage import ADDED_LATER, EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
+from algorithms.transitions import CONTEXT_LAST_FIELD, StateInputs
+from envs.core import TaskDistribution
 
 META_FILE = "meta.pt"
 
@@ -85,11 +86,16 @@ class MetaTrainConfig(ABC):
     target_rate: float = 0.005
     """Smoothing of the target critics (released SiMPL, Rakelly et al.: 0.005)."""
     clip_targets: bool = False
-    """Departure: TD targets never exceed the highest possible return (released: off)."""
+    """Departure: TD targets never exceed the highest possible return, and with it what entropy can add where entropy is
+    rewarded (released: off)."""
     rewarded_fraction: float = 0.0
     """Departure: this part of each critic batch comes from rewarded transitions (released: 0)."""
     context_drawn: int = 0
     """Departure: draw this many transitions, keep the largest context of them with the rewarded first (0: off)."""
+    rewarded_capacity: int = field(default=0, metadata=ADDED_LATER)
+    """Departure: so many rewarded transitions per task outlive the overwriting of each replay, for batches of a task
+    that has no newer ones; and with ``context_drawn`` a context holds at least one wherever its task has any (0: none,
+    and off)."""
 
     def validate(self) -> None:
         require_between(self, COUNT, "epochs", "replay_capacity", "context_capacity", "encoder_hidden_dim")
@@ -97,11 +103,16 @@ class MetaTrainConfig(ABC):
         require_between(self, (1, self.replay_capacity), "transitions_per_task")
         require_between(self, (1, self.context_capacity), "warm_up_transitions")
         require_between(self, FRACTION, "rewarded_fraction")
+        require_between(self, (0, COUNT[1]), "rewarded_capacity")
         require_between(self, RATE, "discount", "learning_rate", "coefficient_learning_rate", "target_rate")
         require_between(self, WEIGHT, "transition_reuse")
         largest = self.context_groups[-1].transitions
         if self.context_drawn != 0 and not largest <= self.context_drawn <= COUNT[1]:
             raise ValueError(f"context_drawn is {self.context_drawn}; valid is 0, or {largest:,} to {COUNT[1]:,}")
+
+    def validate_for(self, distribution: TaskDistribution) -> None:
+        """Raises ``ValueError`` for what this world does not allow."""
+        highest_target(self.clip_targets, distribution.score_range)
 
     def budget(self, scale: Scale) -> Budget:
         """Of meta-training: the warm-up's episodes with e ~ p(e) and with e ~ q, then two of each task and epoch."""
@@ -188,8 +199,10 @@ class MetaTraining(Stage):
         self.learner = learner.to(context.device)
         self.learner.make_optimizers()
         count, fields = len(self.tasks), learner.fields
-        self.replay = MultiTaskReplay(count, config.replay_capacity, fields, context.device, reward_field="td_rewards")
-        self.context_replay = MultiTaskReplay(count, config.context_capacity, fields, context.device)
+        kept, device = config.rewarded_capacity, context.device
+        self.replay = MultiTaskReplay(count, config.replay_capacity, fields, device, "td_rewards", kept)
+        leading = fields.leading(CONTEXT_LAST_FIELD)
+        self.context_replay = MultiTaskReplay(count, config.context_capacity, leading, device, "rewards", kept)
         self.epochs = self.updates = self.owed_updates = self.rounds = 0
         self.log = EpisodeLog(self.distribution.score_range[1])
         self._success: float | None = None
@@ -258,7 +271,7 @@ class MetaTraining(Stage):
             if for_critics:
                 self.replay.add(task, packed)
             if phase == PRIOR_PHASE:
-                self.context_replay.add(task, packed)
+                self.context_replay.add(task, packed[:, : self.learner.context_dim])
             if phase == POSTERIOR_PHASE and self.epochs == self.config.epochs - 1:
                 self.paths.keep(task, self.log.count(task), episode)
             rows.append(self.log.row(phase, task, episode))
@@ -280,7 +293,7 @@ class MetaTraining(Stage):
             positions = self.context_replay.draw_rewarded_first(tasks, uniform, size)
         else:
             positions = self.context_replay.draw_uniform(tasks, uniform)
-        return self.context_replay.gather(tasks, positions)[..., : self.learner.context_dim]
+        return self.context_replay.gather(tasks, positions)
 
     # -- updating ------------------------------------------------------------------------------
 
@@ -295,8 +308,20 @@ class MetaTraining(Stage):
         return StageReport(metrics={"updates": float(self.updates)} | metrics)
 
     def _update(self) -> dict[str, float]:
-        metrics = self.learner.update(*self._draw())
+        rows, contexts, tasks, noise = self._draw()
+        metrics = self.learner.update(rows, contexts, tasks, noise)
         self.updates += 1
+        return metrics | self._rewarded_contexts(contexts[-1], tasks[-len(contexts[-1]) :])
+
+    def _rewarded_contexts(self, contexts: Tensor, tasks: Tensor) -> dict[str, float]:
+        """Which part of the largest contexts (S, C, D), of ``tasks`` (S,), holds a reward: of all, and of those whose
+        task was ever rewarded, in an episode of either kind."""
+        rewards = contexts[..., self.learner.fields.slices["rewards"]]
+        rewarded = (rewards > 0).any(1)[:, 0].float().cpu()
+        solved = self.replay.rewarded_added[tasks] > 0
+        metrics = {"rewarded_contexts": float(rewarded.mean())}
+        if bool(solved.any()):
+            metrics["rewarded_contexts_of_solved_tasks"] = float(rewarded[solved].mean())
         return metrics
 
     def _draw(self) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:

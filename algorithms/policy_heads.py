@@ -6,7 +6,8 @@
                      (SAC, Haarnoja et al. 2018, appendix C: SAC, PEARL)
 
 Soft actor-critic subtracts alpha x divergence from the reward and tunes alpha to a target divergence. With the squashed
-head the expected divergence is minus the entropy, so the target is minus the target entropy.
+head the expected divergence is minus the entropy, so the target is minus the target entropy. How alpha is kept is the
+head's, too, as the released codes have it: a softplus in SPiRL and SiMPL, an exponential in SAC.
 
 Axes: M model copy, B batch, Z skill or action.
 """
@@ -14,7 +15,7 @@ Axes: M model copy, B batch, Z skill or action.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,9 @@ from algorithms.networks import MIN_SIGMA, Gaussian, SigmaParametrization, softp
 
 MIN_LOG_SIGMA, MAX_LOG_SIGMA = -20.0, 2.0
 """Clamp of the squashed head's log sigma (released SAC)."""
+
+CoefficientKind = Literal["softplus", "exponential"]
+"""What alpha is of the parameter that the dual step moves: see ``regularized_sac.DualCoefficients``."""
 
 
 class SquashedGaussian(NamedTuple):
@@ -52,6 +56,12 @@ class PolicyHead(Protocol):
 
     zero_output: bool
     """The network's last layer starts at 0."""
+    coefficient: CoefficientKind
+    """How alpha is kept."""
+
+    def lowest_divergence(self, latent_dim: int) -> float:
+        """No policy has less in expectation: what a value can gain by it is bounded."""
+        ...
 
     def policy(self, output: Tensor, prior: Gaussian) -> Gaussian | SquashedGaussian:
         """The distribution from the network's output (..., 2 Z)."""
@@ -69,8 +79,13 @@ class ResidualHead:
     (``exp``) or its sigma + 0.001 (``softplus``, in which 0.001 is the least sigma that there is).
     """
 
+    coefficient: CoefficientKind = "softplus"
+
     def __init__(self, sigma_parametrization: SigmaParametrization, zero_output: bool = True) -> None:
         self._sigma_parametrization, self.zero_output = sigma_parametrization, zero_output
+
+    def lowest_divergence(self, latent_dim: int) -> float:
+        return 0.0
 
     def policy(self, output: Tensor, prior: Gaussian) -> Gaussian:
         return residual_gaussian(output, prior, self._sigma_parametrization)
@@ -84,6 +99,11 @@ class SquashedHead:
     """tanh Gaussian; there is no prior."""
 
     zero_output = False
+    coefficient: CoefficientKind = "exponential"
+
+    def lowest_divergence(self, latent_dim: int) -> float:
+        """Of the uniform distribution over (-1, 1) in each dimension: its density is 1/2."""
+        return -latent_dim * math.log(2.0)
 
     def policy(self, output: Tensor, prior: Gaussian) -> SquashedGaussian:
         mean, log_sigma = output.chunk(2, dim=-1)

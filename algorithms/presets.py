@@ -91,6 +91,7 @@ ADAPT_QUICK: Values = {
     "adapt.target_rate": 0.01,
     "adapt.clip_targets": True,
     "adapt.rewarded_fraction": 0.0625,
+    "adapt.rewarded_capacity": 200,
     "adapt.bf16": True,
 }
 
@@ -138,9 +139,12 @@ SPIRL_KITCHEN_NETWORKS: Values = {"adapt.actor_critic.hidden_dim": 128, "adapt.a
 SPIRL_PAPER: Values = {"adapt.initial_coefficient": 0.01, "adapt.actor_critic.sigma_parametrization": "exp"}
 """Section F.3; the residual policy of E.1.3."""
 
+SPIRL_RELEASED: Values = {"adapt.actor_critic.zero_initial_residual": False}
+"""As ``RELEASED_POLICY`` below."""
+
 SPIRL_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "paper"): {**ADAPT_PAPER, **SPIRL_PAPER, "adapt.kl_clip": 5.0},
-    ("maze", "released"): {},
+    ("maze", "released"): SPIRL_RELEASED,
     ("maze", "quick"): {
         **ADAPT_QUICK,
         **SMALL_NETWORKS,
@@ -150,7 +154,12 @@ SPIRL_PRESETS: dict[tuple[str, str], Values] = {
     },
     ("maze", "smoke"): {**ADAPT_SMOKE, **SMALL_NETWORKS},
     ("kitchen", "paper"): {**KITCHEN_ADAPT_PAPER, **SPIRL_PAPER, **SPIRL_KITCHEN_NETWORKS},
-    ("kitchen", "released"): {**SPIRL_KITCHEN, **SPIRL_KITCHEN_NETWORKS, "adapt.episodes": 1000},
+    ("kitchen", "released"): {
+        **SPIRL_KITCHEN,
+        **SPIRL_KITCHEN_NETWORKS,
+        **SPIRL_RELEASED,
+        "adapt.episodes": 1000,
+    },
     ("kitchen", "quick"): {**KITCHEN_ADAPT_QUICK, **SMALL_NETWORKS, **SPIRL_KITCHEN},
     ("kitchen", "smoke"): {**ADAPT_SMOKE, **SMALL_NETWORKS, **SPIRL_KITCHEN, "adapt.batch_size": 32},
 }
@@ -207,6 +216,7 @@ META_QUICK: Values = {
     "meta_train.context_drawn": 2048,
     "meta_train.warm_up_transitions": 1024,
     "meta_train.rewarded_fraction": 0.0625,
+    "meta_train.rewarded_capacity": 200,
     "meta_train.transition_reuse": 12.0,
     "meta_train.n_step": 10,
     "meta_train.target_rate": 0.01,
@@ -242,15 +252,19 @@ META_PAPER: Values = {
     "meta_train.small_target_kl": 0.1,
     "meta_train.large_target_kl": 0.4,
     "meta_train.policy_coefficients_only_grow": False,
+    "meta_train.encoder_output_layers": 3,
     "meta_train.actor_critic.sigma_parametrization": "exp",
 }
-"""Sections E.1.3 and E.2.1, maze: 18,000 episodes for 20 training tasks, at two episodes per task and epoch."""
+"""Sections E.1.2, E.1.3 and E.2.1, maze: 18,000 episodes for 20 training tasks, at two episodes per task and epoch."""
 
 META_PAPER_BY_DISTRIBUTION: dict[tuple[str, str], Values] = {
     **{(env, "paper"): {"meta_train.epochs": 200, "meta_train.task_embedding_dim": 6} for env in ("maze", "maze-hard")},
     **{(env, "paper"): {"meta_train.epochs": 500} for env in ("maze-10", "maze-top-top", "maze-top-bottom")},
 }
 """Sections E.1.2 and E.2.1: 16,000 episodes for 40 training tasks, 10,000 for 10."""
+
+RELEASED_POLICY: Values = {"meta_train.actor_critic.zero_initial_residual": False}
+"""The released code leaves the policy's last layer at torch's small random start."""
 
 KITCHEN_META: Values = {
     "meta_train.epochs": 500,
@@ -301,6 +315,7 @@ KITCHEN_META_QUICK: Values = {
     "meta_train.target_rate": 0.01,
     "meta_train.clip_targets": True,
     "meta_train.rewarded_fraction": 0.0625,
+    "meta_train.rewarded_capacity": 200,
     "meta_train.learning_rate": 1e-3,
     # As SPiRL's on the kitchen: from a strong pull to the prior down to the target. Small coefficients that may only
     # grow let the policy leave the prior (KL 17) before it has seen rewards.
@@ -319,11 +334,11 @@ KITCHEN_META_QUICK: Values = {
 
 SIMPL_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "paper"): {**META_PAPER, **ADAPT_PAPER},
-    ("maze", "released"): {"adapt.episodes": 1000},
-    ("maze", "quick"): {**META_QUICK, **ADAPT_QUICK},
+    ("maze", "released"): {**RELEASED_POLICY, "adapt.episodes": 1000},
+    ("maze", "quick"): {**META_QUICK, **ADAPT_QUICK, "adapt.replay_exploration": True},
     ("maze", "smoke"): {**META_SMOKE, **ADAPT_SMOKE, "adapt.exploration_episodes": 2},
     ("kitchen", "paper"): {**KITCHEN_META_PAPER, **KITCHEN_ADAPT_PAPER},
-    ("kitchen", "released"): {**KITCHEN_META, **KITCHEN_ADAPT, "adapt.episodes": 1000},
+    ("kitchen", "released"): {**KITCHEN_META, **RELEASED_POLICY, **KITCHEN_ADAPT, "adapt.episodes": 1000},
     ("kitchen", "quick"): {
         **KITCHEN_META_QUICK,
         **KITCHEN_ADAPT_QUICK,

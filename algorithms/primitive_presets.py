@@ -1,14 +1,39 @@
 """Named budgets of the algorithms without skills, by family of task distributions: see ``presets.py``.
 
-``quick`` gives them the aids that SPiRL and SiMPL have there: rewarded transitions drawn more often, targets ten
-choices ahead, targets clipped at the highest return. Their discount is per env_step. 0.99, SAC's and PEARL's, looks 100
-env_steps ahead, where the skill-based algorithms look 100 skills ahead, which is 1,000; maze episodes last up to 2,000.
-So ``quick`` has 0.998 on the maze; ``paper`` has 0.99, since the paper gives no other number.
+A choice is an action here, one env_step, where it is a skill of ten in ``presets.py``. So that a budget means the same
+experience for both, ``quick`` takes what counts choices from the skill-based presets and makes ten of each
+(``in_actions``): replay, contexts and what they are drawn from, warm-up, rewarded transitions that are kept, how far
+targets look ahead; a discount is per choice, and its tenth root the same per env_step. How often data is used is told
+in updates: about as many, of about as many rows, for an env_step of meta-training and for a target episode.
+
+The aids are those that SPiRL and SiMPL have, too: rewarded transitions drawn more often and kept, targets clipped,
+critics that start at 0, states on one scale, exploration episodes replayed. ``paper`` has the papers' numbers: a
+discount of 0.99 per env_step, SAC's and PEARL's, looks ten times less far than SiMPL's 0.99 per skill.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from algorithms.presets import Values
+
+ENV_STEPS_PER_SKILL = 10
+
+_COUNTED_IN_CHOICES = (
+    "replay_capacity", "context_capacity", "context_drawn", "warm_up_transitions", "rewarded_capacity", "n_step",
+)  # fmt: skip
+
+
+def in_actions(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preset over skills says of amounts of experience, for a learner that chooses an action each env_step."""
+    converted = {}
+    for name, value in values.items():
+        field = name.rpartition(".")[2]
+        assert field in (*_COUNTED_IN_CHOICES, "discount"), f"{name} counts no choices"
+        converted[name] = value ** (1 / ENV_STEPS_PER_SKILL) if field == "discount" else value * ENV_STEPS_PER_SKILL
+    return converted
+
 
 # -- behaviour cloning -----------------------------------------------------------------------------
 
@@ -26,25 +51,38 @@ BC_PRESETS: dict[tuple[str, str], Values] = {
 
 # -- SAC -------------------------------------------------------------------------------------------
 
-SAC_AIDS: Values = {"adapt.rewarded_fraction": 0.0625, "adapt.n_step": 10, "adapt.clip_targets": True}
+TARGET_EXPERIENCE: Values = in_actions(
+    {"adapt.replay_capacity": 20_000, "adapt.rewarded_capacity": 200, "adapt.n_step": 10, "adapt.discount": 0.99}
+)
+"""SiMPL's and SPiRL's."""
 
 SAC_QUICK: Values = {
-    **SAC_AIDS,
+    **TARGET_EXPERIENCE,
+    "adapt.rewarded_fraction": 0.0625,
+    "adapt.clip_targets": True,
     "adapt.episodes": 200,
     "adapt.batch_size": 256,
-    "adapt.updates_per_episode": 100,  # one for 20 env_steps of a full episode
+    "adapt.updates_per_episode": 200,  # of a full episode each transition is drawn 26 times, each skill of SiMPL's 32
     "adapt.learning_rate": 1e-3,
-    "adapt.coefficient_learning_rate": 1e-3,
+    # From 0.1, entropy over 1,000 env_steps outweighs a reward of 1: alpha must fall within a tenth of the updates.
+    "adapt.coefficient_learning_rate": 5e-3,
     "adapt.target_rate": 0.01,
-    "adapt.discount": 0.998,
 }
 """On the maze, for an algorithm that is given its networks."""
 
-SMALL_SAC: Values = {"adapt.actor_critic.hidden_dim": 128}
+SMALL_SAC: Values = {
+    "adapt.actor_critic.hidden_dim": 128,
+    "adapt.actor_critic.standardise_states": True,
+    "adapt.actor_critic.zero_initial_values": True,
+}
 
-SAC_KITCHEN_QUICK: Values = {**SAC_QUICK, "adapt.discount": 0.99, "adapt.episodes": 120}
+SAC_KITCHEN_QUICK: Values = {**SAC_QUICK, "adapt.updates_per_episode": 100, "adapt.episodes": 120}
+"""Episodes of 280 env_steps at most."""
 
 SAC_SMOKE: Values = {**SAC_QUICK, "adapt.episodes": 4, "adapt.batch_size": 64, "adapt.updates_per_episode": 2}
+
+REPLAY_EXPLORATION: Values = {"adapt.replay_exploration": True}
+"""As SiMPL does, for an algorithm that explores before it fine-tunes."""
 
 SAC_KITCHEN: Values = {"adapt.batch_size": 1024}
 """Paper, F.1."""
@@ -69,10 +107,12 @@ SAC_PRESETS: dict[tuple[str, str], Values] = {
     ("pendulum", "smoke"): {**SMALL_SAC, "adapt.episodes": 3, "adapt.batch_size": 64, "adapt.updates_per_episode": 2},
 }
 
+_NOT_IN_TIANSHOU = (
+    "rewarded_fraction", "rewarded_capacity", "clip_targets", "standardise_states", "zero_initial_values",
+)  # fmt: skip
+
 SAC_TIANSHOU_PRESETS: dict[tuple[str, str], Values] = {
-    pair: {
-        name: value for name, value in values.items() if name not in ("adapt.rewarded_fraction", "adapt.clip_targets")
-    }
+    pair: {name: value for name, value in values.items() if name.rpartition(".")[2] not in _NOT_IN_TIANSHOU}
     for pair, values in SAC_PRESETS.items()
 }
 """SAC's, without the aids that tianshou does not have."""
@@ -80,32 +120,39 @@ SAC_TIANSHOU_PRESETS: dict[tuple[str, str], Values] = {
 # -- PEARL, PEARL-ft, BC+PEARL ---------------------------------------------------------------------
 
 INFERENCE_QUICK: Values = {
-    "meta_train.epochs": 150,
-    "meta_train.context_transitions": 128,
-    "meta_train.context_drawn": 1024,
+    **in_actions(
+        {
+            "meta_train.replay_capacity": 20_000,
+            "meta_train.context_capacity": 20_000,
+            "meta_train.context_drawn": 2048,
+            "meta_train.warm_up_transitions": 1024,
+            "meta_train.rewarded_capacity": 200,
+            "meta_train.n_step": 10,
+            "meta_train.discount": 0.99,
+        }
+    ),
+    "meta_train.epochs": 120,
+    "meta_train.context_transitions": 256,
     "meta_train.transitions_per_task": 128,
-    "meta_train.transition_reuse": 1.0,
-    "meta_train.replay_capacity": 40_000,
-    "meta_train.context_capacity": 20_000,
+    "meta_train.transition_reuse": 2.0,  # 125 updates of 2,560 transitions for full episodes; SiMPL 94 of 2,048
     "meta_train.rewarded_fraction": 0.0625,
-    "meta_train.n_step": 10,
     "meta_train.clip_targets": True,
     "meta_train.target_rate": 0.01,
-    "meta_train.discount": 0.998,
-    # SiMPL's in the same worlds, for the same KL. Returns are at most 1 here: with 0.1, Rakelly et al.'s, whose returns
-    # are in the hundreds, what the encoder could earn is less than it pays, and e holds nothing.
+    # SiMPL's in the same worlds, for the same KL.
     "meta_train.encoder_kl_weight": 1e-4,
     "meta_train.learning_rate": 1e-3,
-    # From 0.1, entropy over 500 env_steps outweighs a reward of 1: alpha must fall within a tenth of the updates.
-    "meta_train.coefficient_learning_rate": 5e-3,
+    "meta_train.coefficient_learning_rate": 5e-3,  # as SAC's above
     "meta_train.encoder_hidden_dim": 64,
     "meta_train.encoder_hidden_layers": 2,
     "meta_train.actor_critic.hidden_dim": 128,
+    "meta_train.actor_critic.standardise_states": True,
+    "meta_train.actor_critic.zero_initial_values": True,
 }
-"""On the maze: 12,000 episodes, at most 24 million env_steps."""
+"""On the maze: as many episodes as SiMPL's, 9,600 and the warm-up, at most 20 million env_steps."""
 
 INFERENCE_KITCHEN: Values = {
-    "meta_train.task_embedding_dim": 6,  # as SiMPL's
+    "meta_train.epochs": 500,  # as SiMPL's, like the next one
+    "meta_train.task_embedding_dim": 6,
     "meta_train.warm_up_transitions": 280,
     "meta_train.replay_capacity": 50_000,
 }
@@ -113,11 +160,16 @@ INFERENCE_KITCHEN: Values = {
 INFERENCE_KITCHEN_QUICK: Values = {
     **INFERENCE_QUICK,
     **INFERENCE_KITCHEN,
-    "meta_train.epochs": 45,  # as SiMPL's
-    "meta_train.transition_reuse": 20.0,
-    "meta_train.replay_capacity": 10_000,
-    "meta_train.context_capacity": 10_000,
-    "meta_train.discount": 0.99,
+    **in_actions(
+        {
+            "meta_train.replay_capacity": 3000,
+            "meta_train.context_capacity": 3000,
+            "meta_train.context_drawn": 256,
+            "meta_train.warm_up_transitions": 128,
+        }
+    ),
+    "meta_train.epochs": 45,
+    "meta_train.transition_reuse": 20.0,  # 100 updates of 2,560 transitions; SiMPL 80 of 2,048
 }
 
 INFERENCE_SMOKE: Values = {
@@ -126,6 +178,8 @@ INFERENCE_SMOKE: Values = {
     "meta_train.tasks_per_update": 4,
     "meta_train.context_transitions": 32,
     "meta_train.context_drawn": 64,
+    "meta_train.replay_capacity": 40_000,
+    "meta_train.context_capacity": 20_000,
     "meta_train.transitions_per_task": 32,
     "meta_train.warm_up_transitions": 64,
     "meta_train.transition_reuse": 0.02,
@@ -135,6 +189,7 @@ INFERENCE_SMOKE: Values = {
 INFERENCE_KITCHEN_SMOKE: Values = {
     **INFERENCE_SMOKE,
     **INFERENCE_KITCHEN,
+    "meta_train.epochs": 2,
     "meta_train.warm_up_transitions": 64,
     "meta_train.replay_capacity": 10_000,
 }
@@ -168,6 +223,8 @@ POINT_ROBOT_META: Values = {
     "meta_train.actor_critic.hidden_dim": 64,
     "meta_train.actor_critic.hidden_layers": 2,
 }
+POINT_ROBOT_PAPER: Values = {"meta_train.encoder_kl_weight": 1.6e-4}
+"""Rakelly et al.'s 0.1 beside rewards that they multiply by 100."""
 POINT_ROBOT_META_SMOKE: Values = {**POINT_ROBOT_META, "meta_train.epochs": 2, "meta_train.transition_reuse": 2.0}
 
 TWO_EPISODES: Values = {"adapt.exploration_episodes": 2}
@@ -187,7 +244,7 @@ POINT_ROBOT_SAC: Values = {
 }
 
 PEARL_PRESETS |= {
-    ("point-robot", "paper"): TWO_EPISODES,
+    ("point-robot", "paper"): {**POINT_ROBOT_PAPER, **TWO_EPISODES},
     ("point-robot", "quick"): {**POINT_ROBOT_META, **TWO_EPISODES, "adapt.episodes": 20},
     ("point-robot", "smoke"): {**POINT_ROBOT_META_SMOKE, **TWO_EPISODES, "adapt.episodes": 4},
     ("point-robot-sparse", "paper"): POSTERIOR_SAMPLING,
@@ -203,12 +260,12 @@ PEARL_PRESETS |= {
 
 PEARL_FT_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "paper"): {},
-    ("maze", "quick"): {**INFERENCE_QUICK, **SAC_QUICK},
+    ("maze", "quick"): {**INFERENCE_QUICK, **SAC_QUICK, **REPLAY_EXPLORATION},
     ("maze", "smoke"): {**INFERENCE_SMOKE, **SAC_SMOKE, "adapt.exploration_episodes": 2},
     ("kitchen", "paper"): {**INFERENCE_KITCHEN, **SAC_KITCHEN},
-    ("kitchen", "quick"): {**INFERENCE_KITCHEN_QUICK, **SAC_KITCHEN_QUICK},
+    ("kitchen", "quick"): {**INFERENCE_KITCHEN_QUICK, **SAC_KITCHEN_QUICK, **REPLAY_EXPLORATION},
     ("kitchen", "smoke"): {**INFERENCE_KITCHEN_SMOKE, **SAC_SMOKE, "adapt.exploration_episodes": 2},
-    ("point-robot", "paper"): TWO_EPISODES,
+    ("point-robot", "paper"): {**POINT_ROBOT_PAPER, **TWO_EPISODES},
     ("point-robot", "quick"): {**POINT_ROBOT_META, **POINT_ROBOT_SAC},
     ("point-robot", "smoke"): {
         **POINT_ROBOT_META_SMOKE, **POINT_ROBOT_SAC, "adapt.episodes": 6, "adapt.batch_size": 32,
@@ -216,25 +273,26 @@ PEARL_FT_PRESETS: dict[tuple[str, str], Values] = {
     },
 }  # fmt: skip
 
-CLONED_NETWORKS: Values = {
-    "meta_train.coefficient_learning_rate": 1e-3,  # of the pull to the cloned policy, as SiMPL's to its prior
-    "meta_train.actor_critic.standardise_states": True,
-    "meta_train.actor_critic.zero_initial_values": True,
+CLONED: Values = {
+    # Of the pull to the cloned policy, as SiMPL's to its prior.
+    "meta_train.coefficient_learning_rate": 1e-3,
+    "adapt.coefficient_learning_rate": 1e-3,
 }
 
 BC_PEARL_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "paper"): {},
-    ("maze", "quick"): {**BC_PRESETS["maze", "quick"], **INFERENCE_QUICK, **CLONED_NETWORKS, **SAC_QUICK},
+    ("maze", "quick"): {**BC_PRESETS["maze", "quick"], **INFERENCE_QUICK, **SAC_QUICK, **CLONED, **REPLAY_EXPLORATION},
     ("maze", "smoke"): {
-        **BC_PRESETS["maze", "smoke"], **INFERENCE_SMOKE, **CLONED_NETWORKS, **SAC_SMOKE,
+        **BC_PRESETS["maze", "smoke"], **INFERENCE_SMOKE, **SAC_SMOKE, **CLONED,
         "adapt.exploration_episodes": 2,
     },
     ("kitchen", "paper"): {**INFERENCE_KITCHEN, "adapt.batch_size": 256},
     ("kitchen", "quick"): {
-        **BC_PRESETS["kitchen", "quick"], **INFERENCE_KITCHEN_QUICK, **CLONED_NETWORKS, **SAC_KITCHEN_QUICK,
+        **BC_PRESETS["kitchen", "quick"], **INFERENCE_KITCHEN_QUICK, **SAC_KITCHEN_QUICK, **CLONED,
+        **REPLAY_EXPLORATION,
     },
     ("kitchen", "smoke"): {
-        **BC_PRESETS["kitchen", "smoke"], **INFERENCE_KITCHEN_SMOKE, **CLONED_NETWORKS, **SAC_SMOKE,
+        **BC_PRESETS["kitchen", "smoke"], **INFERENCE_KITCHEN_SMOKE, **SAC_SMOKE, **CLONED,
         "adapt.exploration_episodes": 2,
     },
 }  # fmt: skip
@@ -257,7 +315,7 @@ MAML_QUICK: Values = {
     "meta_train.tasks_per_iteration": 20,
     "meta_train.episodes_per_task": 10,
     "meta_train.gradient_rows": 1500,
-    "meta_train.curvature_every": 5,
+    "meta_train.curvature_every": 10,
     "meta_train.trust_region.max_kl": 0.03,
     "adapt.episodes": 200,
 }
@@ -270,7 +328,7 @@ BC_MAML_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "quick"): {
         **BC_PRESETS["maze", "quick"],
         **MAML_QUICK,
-        "meta_train.meta_iterations": 100,  # 40,000 episodes, at most 80 million env_steps
+        "meta_train.meta_iterations": 60,  # 24,000 episodes, at most 48 million env_steps
         # The cloned policy takes 600 env_steps (median) to reach a goal of maze-easy: at 0.99 most would learn nothing.
         "meta_train.discount": 0.998,
     },

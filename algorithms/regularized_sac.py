@@ -5,7 +5,8 @@
     critics:       each by the mean over the batch of (Q_i(s, z, e) - y)^2: the sum of the two, or their mean (SiMPL's
                    meta-training, where it also sets the scale of the gradient that reaches the task encoder)
     policy:        mean of alpha D - min_i Q_i(s, z ~ pi, e), critics frozen
-    alpha:         dual gradient towards a target divergence; in released SiMPL it may only grow
+    alpha:         dual gradient towards a target divergence; in released SiMPL it may only grow; in SAC it is log alpha
+                   that moves
 
 The divergence D is the policy head's (``policy_heads.py``): KL(pi, prior) over skills (SPiRL, SiMPL, MTRL) or actions
 (BC+PEARL), or log pi, which makes it plain soft actor-critic over actions (SAC, PEARL). z is a skill, or an action
@@ -23,7 +24,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from algorithms.networks import Gaussian, SigmaParametrization, StackedLinear, StackedMLP, softplus_inverse
-from algorithms.policy_heads import PolicyHead, ResidualHead, SquashedGaussian, SquashedHead
+from algorithms.policy_heads import CoefficientKind, PolicyHead, ResidualHead, SquashedGaussian, SquashedHead
 from algorithms.ranges import require_between
 from algorithms.skill_space import SkillPrior
 from algorithms.transitions import StateInputs, TransitionBatch
@@ -91,9 +92,9 @@ class SquashedActorCriticConfig:
     """Hidden layers (SAC: 2)."""
     zero_initial_values: bool = False
     """Departure: critics start at 0 everywhere (SAC: off)."""
-
-    standardise_states: ClassVar[bool] = False
-    """There is no offline data whose scale could be used."""
+    standardise_states: bool = False
+    """Departure: the networks see states scaled to between -1 and 1 by the world's bounds of observations, since there
+    is no offline data whose scale could be used; what has no known bounds stays as it is (SAC: raw states)."""
 
     def validate(self) -> None:
         require_between(self, (1, 10_000), "hidden_dim", "hidden_layers")
@@ -180,11 +181,12 @@ def td_target(
     coefficients: Tensor,
     noise: Tensor,
     kl_clip: float,
-    highest: float = math.inf,
+    highest: float | Tensor = math.inf,
 ) -> Tensor:
     """y (M, B). ``coefficients`` broadcasts to (M, B); ``noise`` (M, B, Z). The divergence is clipped here alone.
 
-    ``highest`` bounds y from above: no policy can do better than the highest return, the critics' extrapolation can.
+    ``highest``, which broadcasts to (M, B), bounds y from above: the critics' extrapolation knows no bounds. Where the
+    head's divergence is never negative, as a KL, it is the highest return; else ``highest_soft_value``.
     """
     embeddings = batch.task_embeddings
     policy = networks.policy_distribution(batch.td_policy_states, embeddings, batch.td_prior)
@@ -192,6 +194,23 @@ def td_target(
     penalty = coefficients * networks.head.divergence(policy, batch.td_prior, noise).clamp(max=kl_clip)
     targets = batch.td_rewards.squeeze(-1) + batch.td_discounts.squeeze(-1) * (next_q.amin(1) - penalty)
     return targets.clamp(max=highest)
+
+
+def highest_soft_value(
+    head: PolicyHead, highest_return: float, coefficients: Tensor, discount: float, latent_dim: int
+) -> float | Tensor:
+    """What no policy's soft value exceeds, in the shape of ``coefficients``: the bound of TD targets.
+
+    A value is made of rewards, which add up to at most ``highest_return``, and of alpha times what the divergence falls
+    short of 0, at every later choice. A KL never does; log pi does where the policy is wide, and entropy is worth at
+    most alpha dim(A) log 2 discount / (1 - discount).
+    """
+    most = -head.lowest_divergence(latent_dim)
+    if most == 0.0 or math.isinf(highest_return):
+        return highest_return
+    if discount == 1.0:
+        return math.inf
+    return highest_return + coefficients * (most * discount / (1.0 - discount))
 
 
 def highest_target(clip_targets: bool, score_range: tuple[float, float]) -> float:
@@ -229,26 +248,39 @@ def policy_loss(
 
 
 class DualCoefficients(nn.Module):
-    """alpha = softplus(raw), moved by dual gradient: up where the divergence exceeds its target.
+    """alpha, moved by dual gradient: up where the divergence exceeds its target.
 
-    With ``growing_only`` (released code) the gradient is clamped to <= 0, so alpha never falls; Adam's momentum
-    still lifts it a little after the divergence is below its target.
+        softplus      alpha = softplus(raw), objective alpha (target - divergence)        released SPiRL and SiMPL
+        exponential   alpha = exp(raw),      objective log alpha (target - divergence)    released SAC
+
+    Adam's steps are of about ``learning_rate`` in ``raw`` whatever the size of the gradient. So an exponential falls to
+    a hundredth in log 100 / rate updates; of a softplus the gradient shrinks with alpha, and Adam, which remembers
+    larger ones, takes about twice as long.
+
+    With ``growing_only`` (released SiMPL) the gradient is clamped to <= 0, so alpha never falls; Adam's momentum still
+    lifts it a little after the divergence is below its target.
     """
 
-    def __init__(self, initial: Tensor, learning_rate: float, growing_only: bool = True) -> None:
+    def __init__(
+        self, initial: Tensor, learning_rate: float, growing_only: bool = True, kind: CoefficientKind = "softplus"
+    ) -> None:
         super().__init__()
-        self.raw = nn.Parameter(softplus_inverse(initial))
+        self.kind = kind
+        self.raw = nn.Parameter(softplus_inverse(initial) if kind == "softplus" else initial.log())
         self.growing_only = growing_only
         self.optimizer = torch.optim.Adam([self.raw], lr=learning_rate)
 
     @property
     def values(self) -> Tensor:
         """Detached, in the shape of ``initial``."""
-        return F.softplus(self.raw.detach())
+        raw = self.raw.detach()
+        return F.softplus(raw) if self.kind == "softplus" else raw.exp()
 
     def update(self, excess: Tensor) -> None:
         """One dual step. ``excess`` = divergence - target, in the shape of the coefficients; 0 where unseen."""
-        gradient = -torch.sigmoid(self.raw.detach()) * excess.detach()
+        gradient = -excess.detach()
+        if self.kind == "softplus":
+            gradient = torch.sigmoid(self.raw.detach()) * gradient
         self.raw.grad = gradient.clamp(max=0.0) if self.growing_only else gradient
         self.optimizer.step()
 

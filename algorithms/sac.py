@@ -9,7 +9,6 @@ Stages: adapt. The policy is a tanh Gaussian; twin critics; targets bootstrap pa
 
 Differences from paper and released code (the SiMPL release has no SAC)
 - Updates come after each episode, as many as ``transition_reuse`` says, instead of after each env_step.
-- alpha is the softplus of a parameter instead of its exponential, as for every coefficient here.
 - Target tasks are learned side by side in one stack of independent learners (see ``adaptation.py``).
 - Budgets of the paper that it does not state (replay, updates per env_step) are named in the configuration.
 """

@@ -10,9 +10,10 @@ replay buffer, n-step returns, optimisers. Ours are the worlds, the roll-outs, t
 Stages: adapt. Target tasks are learned one after another.
 
 Differences from ``sac.py``, all of them tianshou's
-- alpha is the exponential of a parameter; each critic has an optimiser of its own.
+- Each critic has an optimiser of its own.
 - log(1 - tanh(u)^2 + epsilon) instead of a stable form, so a saturated action's log-probability is bounded.
-- No ``rewarded_fraction`` and ``clip_targets``: ``quick`` lacks these aids here.
+- No ``rewarded_fraction``, ``rewarded_capacity`` and ``clip_targets``, no scaled states and no critics that start at 0:
+  ``quick`` lacks these aids here.
 
 Exact resume. tianshou's own checkpoint is not enough for it: the state of ``AutoAlpha`` lacks its optimiser, and the
 replay buffer's generator is not part of any. Here alpha's optimiser is saved too, and every update seeds its own draws.

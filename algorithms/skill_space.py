@@ -12,7 +12,9 @@ Axes: B batch, D observation feature, F feature of a view, Z skill (an action wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -22,11 +24,11 @@ from algorithms.networks import Gaussian
 from algorithms.rollout import ActsInBetween, LowLevelPolicy, PrimitiveActions, max_skills_per_episode
 from algorithms.skill_model import load_skill_model
 from algorithms.stage import StageContext
-from envs.core import TaskDistribution
+from envs.core import ObservationBounds, TaskDistribution, observation_bounds
 
 
 class SkillPrior(Protocol):
-    """A frozen p(z given s), and the scale of states that it was learned with."""
+    """A frozen p(z given s), and the scale of states that it was learned with, or that is known of them."""
 
     @property
     def latent_dim(self) -> int:
@@ -48,7 +50,7 @@ class SkillPrior(Protocol):
         ...
 
     def standardise(self, states: Tensor) -> Tensor:
-        """States (..., D), or their leading columns, by the mean and deviation of the data."""
+        """States (..., D), or their leading columns, by the mean and deviation of the data, or by known bounds."""
         ...
 
     def skill_prior(self, states: Tensor) -> Gaussian:
@@ -61,20 +63,30 @@ class SkillPrior(Protocol):
 
 
 class NoPrior:
-    """No p(z given s): its columns are empty. There is no data either, so states cannot be standardised."""
+    """No p(z given s): its columns are empty. There is no data either, so states are scaled by their bounds."""
 
     prior_dim = 0
     feature_dim = 0
 
-    def __init__(self, latent_dim: int) -> None:
+    def __init__(self, latent_dim: int, find_bounds: Callable[[], ObservationBounds]) -> None:
+        """``find_bounds`` is called where states are scaled, once."""
         self.latent_dim = latent_dim
+        self._find_bounds = find_bounds
+        self._scale: tuple[Tensor, Tensor] | None = None
 
     def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
         return states, states[..., :0]
 
     def standardise(self, states: Tensor) -> Tensor:
-        """Raises ``ValueError``: nothing is known of the states."""
-        raise ValueError("states cannot be standardised without offline data; standardise_states must be off")
+        """To between -1 and 1 by the bounds of each feature; one without finite bounds stays as it is."""
+        if self._scale is None:
+            low, high = (torch.from_numpy(bound) for bound in self._find_bounds())
+            known = low.isfinite() & high.isfinite()
+            centre = torch.where(known, (low + high) / 2, torch.zeros_like(low))
+            inverse_half_width = torch.where(known, 2 / (high - low), torch.ones_like(low))
+            self._scale = centre.to(states.device), inverse_half_width.to(states.device)
+        centre, inverse_half_width = (part[: states.shape[-1]] for part in self._scale)
+        return (states - centre) * inverse_half_width
 
     def skill_prior(self, states: Tensor) -> Gaussian:
         return Gaussian(states[:, :0], states[:, :0])
@@ -116,8 +128,9 @@ def learned_skills(context: StageContext) -> SkillSpace:
 
 def primitive_actions(context: StageContext, prior: SkillPrior | None = None) -> SkillSpace:
     """Actions as they are; ``prior`` over them where one was learned (``behavior_cloning.py``)."""
-    action_dim = context.task_distribution.action_dim
-    return SkillSpace(prior or NoPrior(action_dim), PrimitiveActions(action_dim))
+    distribution = context.task_distribution
+    no_prior = NoPrior(distribution.action_dim, partial(observation_bounds, distribution))
+    return SkillSpace(prior or no_prior, PrimitiveActions(distribution.action_dim))
 
 
 def as_gaussian(columns: Tensor) -> Gaussian:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
@@ -55,6 +56,10 @@ class World(VectorEnv[Any, Any, Any]):
         about its episode from ``keyed_rng(*episode_keys[i])``. Worlds that offline data are of accept ``NO_TASK``, too.
         """
         raise NotImplementedError
+
+
+ObservationBounds = tuple[Float32Array, Float32Array]
+"""(lowest, highest) value of each observation feature, (D,) each; infinite where the world knows none."""
 
 
 @dataclass(frozen=True)
@@ -215,3 +220,14 @@ class TaskDistribution:
         """This distribution with the tasks of ``task_set`` in the place of its target tasks: what a stage is given that
         adapts to them. Raises ``KeyError`` for a name that is none of ``TASK_SETS``."""
         return self if task_set == TARGET else replace(self, target_tasks=self.tasks_of(task_set))
+
+
+def observation_bounds(distribution: TaskDistribution) -> ObservationBounds:
+    """What the world says of its observations (``single_observation_space``)."""
+    world = distribution.make_world(1)
+    try:
+        space = world.single_observation_space
+        assert isinstance(space, Box)
+        return space.low.copy(), space.high.copy()
+    finally:
+        world.close()

@@ -19,6 +19,7 @@ from torch import Tensor
 from algorithms.encoded_adaptation import EncodedAdaptation
 from algorithms.files import DamagedFileError, load_tensors
 from algorithms.meta_training import META_FILE
+from algorithms.networks import torch_generator
 from algorithms.regularized_sac import ActorCriticConfig
 from algorithms.simpl import (
     SimplAdaptConfig,
@@ -184,9 +185,26 @@ def test_e_is_the_encoders_mean_over_all_exploration_transitions(inputs: dict[st
         assert torch.equal(stage.finished_learners[task]["task_embedding"], held[task])
 
 
-def test_e_follows_the_contexts_of_meta_training_where_rewarded_ones_come_first(tmp_path: Path) -> None:
-    """A departure: contexts were 4 transitions with the rewarded ones first, and so is c*."""
-    config = dataclasses.replace(META_CONFIG, large_context=4, context_drawn=12)
+def context_by_hand(transitions: Tensor, drawn: int, size: int, task: int, at_least_one: bool) -> Tensor:
+    """``drawn`` of these (C, D) with replacement, the rewarded first, ``size`` of them; where none is rewarded and one
+    must be, it takes the first place."""
+    uniform = torch.rand((1, drawn), generator=torch_generator(0, "e*", task))[0].tolist()
+    picked = [int(u * len(transitions)) for u in uniform]
+    rewarded = [index for index in range(len(transitions)) if transitions[index, 4 + LATENT_DIM] > 0]
+    chosen = [index for index in picked if index in rewarded] + [index for index in picked if index not in rewarded]
+    if at_least_one and rewarded and chosen[0] not in rewarded:
+        chosen[0] = rewarded[int(uniform[0] * len(rewarded))]
+    return transitions[chosen[:size]]
+
+
+@pytest.mark.parametrize("rewarded_capacity", [0, 5])
+@pytest.mark.parametrize("drawn", [4, 12, 60])
+def test_a_target_tasks_context_is_drawn_as_those_of_meta_training(
+    drawn: int, rewarded_capacity: int, tmp_path: Path
+) -> None:
+    """A departure: contexts were 4 of so many drawn transitions with the rewarded ones first, and so is c*. Rewards
+    that were found can be missed by few draws there as here, unless contexts hold at least one."""
+    config = dataclasses.replace(META_CONFIG, large_context=4, context_drawn=drawn, rewarded_capacity=rewarded_capacity)
     stage = make_adaptation(write_inputs(tmp_path, config), dataclasses.replace(ADAPT_CONFIG, exploration_episodes=5))
     stage.advance()
     weights = {name: parameter.detach().double() for name, parameter in stage.meta.encoder.named_parameters()}
@@ -194,14 +212,13 @@ def test_e_follows_the_contexts_of_meta_training_where_rewarded_ones_come_first(
     transitions = torch.cat(
         [torch.cat([e.states, e.skills, e.rewards, e.dones, e.next_states], dim=1) for e in explored]
     ).double()
-    rewarded = transitions[:, 4 + LATENT_DIM] > 0
-    assert 1 <= int(rewarded.sum()) <= 3, "the test needs an episode that was solved and transitions to choose among"
-    # Which of the unrewarded ones are kept is drawn: e* must be among the choices.
-    missing = 4 - int(rewarded.sum())
-    candidates = torch.combinations(torch.nonzero(~rewarded)[:, 0], missing)
-    contexts = torch.stack([torch.cat([transitions[rewarded], transitions[chosen]]) for chosen in candidates])
-    possible = naive_task_encoder(weights, contexts).mean
-    assert float((possible - stage.task_embeddings[1].double()).abs().amax(1).min()) < 1e-5
+    assert 1 <= int((transitions[:, 4 + LATENT_DIM] > 0).sum()) <= 3, "the test needs an episode that was solved"
+    context = context_by_hand(transitions, drawn, 4, 1, rewarded_capacity > 0)
+    assert len(context) == 4
+    expected = naive_task_encoder(weights, context[None]).mean[0]
+    torch.testing.assert_close(stage.task_embeddings[1].double(), expected, rtol=1e-4, atol=1e-5)
+    if rewarded_capacity:
+        assert float(context[0, 4 + LATENT_DIM]) > 0
 
 
 @pytest.mark.parametrize("task", [1, 2])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,13 @@ from algorithms.maml import (
 )
 from algorithms.meta_training import META_FILE
 from algorithms.networks import Gaussian
-from algorithms.policy_gradient import GradientBatch, Parameters, same_for_all
+from algorithms.policy_gradient import (
+    GradientBatch,
+    Parameters,
+    make_gradient_batch,
+    same_for_all,
+    task_advantages,
+)
 from algorithms.stage import EpisodeRow, StageContext
 from algorithms.trust_region import TrustRegionConfig
 from tests.algorithm_helpers import (
@@ -351,20 +358,94 @@ def test_tasks_of_an_iteration_differ_and_all_get_their_turn() -> None:
     assert everyone.tasks == [0, 1, 2]
 
 
+def whole_batch(stage: MamlMetaTraining) -> GradientBatch:
+    """All rows before the inner step."""
+    return make_gradient_batch(stage.policy, stage.episodes[PHASES[0]], CONFIG.discount, 40)
+
+
 def test_episodes_after_the_inner_step_are_of_adapted_policies() -> None:
     """Those of tasks that found a reward; the others have nothing to learn from."""
     stage = make_stage(dataclasses.replace(CONFIG, inner_rate=5.0, tasks_per_iteration=3, lanes=9))
     stage.advance()
     adapted = stage._adapted_parameters()
     expected = inner_steps(
-        stage.policy, same_for_all(dict(stage.policy.named_parameters()), 3), stage._batch(PHASES[0]), 5.0
+        stage.policy, same_for_all(dict(stage.policy.named_parameters()), 3), whole_batch(stage), 5.0
     )
-    assert differences(adapted, expected) == []
+    torch.testing.assert_close(adapted, expected, rtol=1e-5, atol=1e-6)
     moved = [bool((adapted["layers.0.weight"][i] != stage.policy.layers[0].weight).any()) for i in range(3)]
     rewarded = [any(bool(e.rewards.any()) for e in of_task) for of_task in stage.episodes[PHASES[0]]]
     assert moved == rewarded
     assert moved[0]
     assert not moved[2]
+
+
+def test_the_inner_step_is_over_all_rows_and_says_how_far_it_went() -> None:
+    """``gradient_rows`` is of the meta-update alone. Step and KL are computed anew from the episodes, without a batch:
+    REINFORCE's gradient by autograd, the KL by torch.distributions, a mean over tasks of means over rows."""
+    stage = make_stage(dataclasses.replace(CONFIG, inner_rate=5.0, tasks_per_iteration=3, lanes=9))
+    start = deepcopy(stage.policy).requires_grad_()
+    while min(map(len, stage.episodes[PHASES[0]])) < CONFIG.episodes_per_task:
+        stage.advance()
+    adapted, kls = stage._adapted_parameters(), []
+    for task, episodes in enumerate(stage.episodes[PHASES[0]]):
+        states, actions = (torch.cat([getattr(e, name) for e in episodes]) for name in ("states", "actions"))
+        assert len(states) > CONFIG.gradient_rows or task == 0
+        advantages = task_advantages(start, episodes, CONFIG.discount, 40)
+        old = torch.distributions.Normal(*start(states))
+        loss = -(advantages * old.log_prob(actions).sum(-1)).mean()
+        gradients = torch.autograd.grad(loss, list(start.parameters()), retain_graph=True)
+        moved = {name: p.detach() - 5.0 * g for (name, p), g in zip(start.named_parameters(), gradients, strict=True)}
+        for name, value in moved.items():
+            torch.testing.assert_close(adapted[name][task], value, rtol=1e-4, atol=1e-6)
+        new = torch.distributions.Normal(*functional_call(start, moved, (states,)))
+        kls.append(float(torch.distributions.kl_divergence(old, new).sum(-1).mean().detach()))
+    metrics: dict[str, float] = {}
+    while "inner_kl" not in metrics:
+        metrics = dict(stage.advance().metrics)
+    assert metrics["inner_kl"] == pytest.approx(sum(kls) / 3, rel=1e-3)
+    assert kls[0] > 1e-6 and kls[2] == 0.0
+
+
+def test_a_meta_update_on_some_rows_is_about_the_real_adapted_parameters() -> None:
+    """Rows chosen from more: at theta the adapted parameters are those of the step on all rows, so ratios are 1 and the
+    KL is 0; around it they move with theta as the step on the chosen rows does."""
+    problem = Problem.random()
+    whole, policy, theta = random_batch(), problem.policy, problem.parameters
+    adapted = inner_steps(policy, same_for_all(theta, TASKS), whole, RATE)
+    by_few = inner_steps(policy, same_for_all(theta, TASKS), problem.before, RATE)
+    offsets = {name: adapted[name] - by_few[name] for name in theta}
+    assert max(float(offset.abs().max()) for offset in offsets.values()) > 1e-3
+    after = problem.after
+    olds = [functional_call(policy, {n: v[t] for n, v in adapted.items()}, (after.states[t],)) for t in range(TASKS)]
+    old = Gaussian(*(torch.stack(part) for part in zip(*olds, strict=True)))
+
+    def objective(flat: Tensor) -> tuple[Tensor, Tensor]:
+        parameters = unflatten(flat, theta)
+        return meta_objective(policy, parameters, problem.before, after, old, RATE, offsets=offsets)
+
+    loss, kl = objective(flatten(theta))
+    torch.testing.assert_close(loss, -(after.weights * after.advantages).sum(1).mean())
+    assert float(kl) == pytest.approx(0.0, abs=1e-12)
+    leaf = flatten(theta).requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(leaf)[0], leaf)
+    expected = torch.zeros_like(
+        gradient
+    )  # (1 - rate H) v for each task, H of the chosen rows, v at the real parameters
+    for task in range(TASKS):
+        at = {name: value[task].clone().requires_grad_() for name, value in adapted.items()}
+        surrogate = inner_loss(policy, at, of_task(after, task))  # at ratio 1 its gradient is REINFORCE's
+        v = flatten(dict(zip(at, torch.autograd.grad(surrogate, list(at.values())), strict=True)))
+        hessian = finite_difference(
+            lambda flat, task=task: flatten(
+                torch.func.grad(lambda p: inner_loss(policy, p, of_task(problem.before, task)))(unflatten(flat, theta))
+            ),
+            flatten(theta),
+        )
+        expected += (v - RATE * hessian @ v) / TASKS
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+    step = meta_update(policy, problem.before, after, MamlConfig(inner_rate=RATE), adapted)
+    assert step.accepted
+    assert step.kl > 0.0
 
 
 def test_the_limit_of_the_kl_holds_at_every_update() -> None:

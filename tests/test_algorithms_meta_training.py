@@ -115,7 +115,8 @@ def test_only_prior_episodes_enter_the_contexts_and_both_kinds_the_critics_repla
         assert int(stage.replay.added[task]) == transitions(mine, task) - left_out
         # The critics' replay holds the contexts' other episodes among its own, each transition once.
         contexts = {tuple(row) for row in stage.context_replay.rows[task, left_out:in_contexts].tolist()}
-        everything = [tuple(row) for row in stage.replay.rows[task, : stage.replay.sizes[task]].tolist()]
+        rows_of_task = stage.replay.rows[task, : stage.replay.sizes[task]]
+        everything = [tuple(row) for row in rows_of_task[:, : stage.learner.context_dim].tolist()]
         assert contexts < set(everything)
         assert len(everything) == len(set(everything))
         only_contexts = {tuple(row) for row in stage.context_replay.rows[task, :left_out].tolist()}
@@ -212,7 +213,7 @@ def test_the_acting_posterior_is_that_of_a_large_context_of_the_task(skills: Pat
 def test_updates_per_epoch_are_reuse_times_collected_over_the_update_size(skills: Path) -> None:
     """reuse x skill transitions of the epoch / context sets / transitions per set, rounded down, a few per advance; all
     of them before the next episodes, and after the last ones."""
-    stage = make_stage(skills)
+    stage = make_stage(skills, dataclasses.replace(CONFIG, transition_reuse=23.0))
     expected = done_before = uneven = 0
     while not stage.finished:
         report = stage.advance()
@@ -221,7 +222,7 @@ def test_updates_per_epoch_are_reuse_times_collected_over_the_update_size(skills
             assert stage.updates == done_before == expected
         if report.episodes and stage.epochs:
             collected = sum(math.ceil(row.length / 10) for row in report.episodes)
-            exact = 20.0 * collected / (SMALL_SETS + LARGE_SETS) / 8
+            exact = 23.0 * collected / (SMALL_SETS + LARGE_SETS) / 8
             epoch_updates = math.floor(exact)
             assert epoch_updates > stage.MAX_UPDATES_PER_ADVANCE
             uneven += exact - epoch_updates >= 0.5
@@ -281,7 +282,8 @@ def test_rewarded_transitions_come_first_where_asked_for(skills: Path) -> None:
     columns["rewards"][SOMETIMES, 3] = 1.0
     stage.replay.rows[:, :, stage.learner.fields.slices["td_rewards"]] = 0.0
     stage.replay.rows[SOMETIMES, 2, stage.learner.fields.slices["td_rewards"]] = 1.0
-    stage.replay._rewarded = None
+    stage.replay.find_rewarded()
+    stage.context_replay.find_rewarded()
     checked = 0
     for update in range(10):
         stage.updates = update
@@ -295,6 +297,44 @@ def test_rewarded_transitions_come_first_where_asked_for(skills: Path) -> None:
                 assert context.tolist() == sorted(context.tolist(), reverse=True)
                 checked += task == SOMETIMES and bool(context[0])
     assert checked >= 3
+
+
+def test_it_says_which_part_of_the_contexts_holds_a_reward(skills: Path) -> None:
+    """Counted by hand in the contexts of the update, of all and of those whose tasks were ever solved."""
+    stage = warmed_up(skills)
+    checked = set()
+    for update in range(30):
+        stage.updates = update
+        _, (_, large), tasks, _ = stage._draw()
+        tasks = tasks[SMALL_SETS:]
+        rewards = large[..., stage.learner.fields.slices["rewards"]][..., 0]
+        holds = [any(reward > 0 for reward in of_set) for of_set in rewards.tolist()]
+        td_rewards = stage.replay.rows[tasks][..., stage.learner.fields.slices["td_rewards"]]
+        solved = [bool((of_task > 0).any()) for of_task in td_rewards]
+        metrics = stage._rewarded_contexts(large, tasks)
+        assert metrics["rewarded_contexts"] == pytest.approx(sum(holds) / LARGE_SETS)
+        if any(solved):
+            of_solved = sum(h for h, s in zip(holds, solved, strict=True) if s) / sum(solved)
+            assert metrics["rewarded_contexts_of_solved_tasks"] == pytest.approx(of_solved)
+        else:
+            assert "rewarded_contexts_of_solved_tasks" not in metrics
+        checked.add(metrics["rewarded_contexts"])
+    assert len(checked) >= 2
+    assert {"rewarded_contexts", "rewarded_contexts_of_solved_tasks"} <= set(stage._update())
+
+
+def test_a_task_once_solved_has_a_reward_in_every_context_where_rewards_are_kept(skills: Path) -> None:
+    """A ring of 24 transitions, which holds none of the one that was rewarded, 100 transitions ago."""
+    config = dataclasses.replace(CONFIG, context_drawn=9, context_capacity=24, rewarded_capacity=3)
+    stage = warmed_up(skills, config)
+    once = torch.zeros(1, stage.learner.context_dim)
+    once[0, stage.learner.fields.slices["rewards"]] = 1.0
+    stage.context_replay.add(NEVER, once)
+    stage.context_replay.add(NEVER, torch.zeros(100, stage.learner.context_dim))
+    contexts = stage._contexts(torch.tensor([NEVER] * 20), 9, 9, torch.Generator().manual_seed(0))
+    rewards = contexts[..., stage.learner.fields.slices["rewards"]][..., 0]
+    assert rewards[:, 0].tolist() == [1.0] * 20
+    assert not rewards[:, 1:].any()
 
 
 def test_everything_that_should_learn_moves_and_nothing_else(skills: Path) -> None:

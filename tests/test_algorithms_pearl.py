@@ -146,7 +146,8 @@ def test_only_episodes_with_e_from_the_prior_enter_the_contexts() -> None:
     assert stage.replay.added.tolist() == [LENGTH * (2 + 2 * epochs)] * TASKS
     assert stage.context_replay.added.tolist() == [LENGTH * (2 + epochs)] * TASKS
     for task in range(TASKS):
-        everything = [tuple(row) for row in stage.replay.rows[task, : stage.replay.sizes[task]].tolist()]
+        leading = stage.replay.rows[task, : stage.replay.sizes[task], : stage.learner.context_dim]
+        everything = [tuple(row) for row in leading.tolist()]
         # Of the last two epochs, each of which brings one episode with e ~ p(e), then one with e ~ q.
         latest = {tuple(row) for row in [*everything[-4 * LENGTH : -3 * LENGTH], *everything[-2 * LENGTH : -LENGTH]]}
         assert {tuple(row) for row in stage.context_replay.rows[task].tolist()} == latest

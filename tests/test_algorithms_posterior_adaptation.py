@@ -23,6 +23,7 @@ from algorithms.adaptation import ADAPTED_FILE
 from algorithms.encoded_adaptation import encode_context
 from algorithms.files import load_tensors
 from algorithms.meta_training import META_FILE, prior_task_embeddings
+from algorithms.networks import torch_generator
 from algorithms.pearl import (
     PearlMetaTrainConfig,
     load_meta_trained,
@@ -181,13 +182,16 @@ def test_twenty_episodes_are_encoded_as_simpl_does(meta: Path, spied: list[Tenso
 
 
 def test_a_context_may_be_cut_to_its_rewarded_part(meta: Path) -> None:
-    """``context_drawn``, a departure of ``quick`` on the maze: as many as in meta-training, rewarded ones first."""
+    """``context_drawn``, a departure of ``quick`` on the maze: the rewarded ones of so many draws come first."""
     config, learner = load_meta_trained(stage_context(points(), {"meta_train": meta}))
-    cut = dataclasses.replace(config, context_drawn=40)
+    cut = dataclasses.replace(config, context_drawn=200)
     context = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
     context[:, 4] = -context[:, 4].abs()
-    context[::3, 4] = 1.0  # as many rewarded transitions as a context holds
-    rewarded = reference_posterior(meta, context[context[:, 4] > 0])
+    context[::3, 4] = 1.0
+    draws = torch.rand((1, 200), generator=torch_generator(0, "e*", 0))[0]
+    drawn = [place for place in (int(u * 60) for u in draws.tolist()) if place % 3 == 0]
+    assert len(drawn) > 20, "more rewarded ones than a context holds"
+    rewarded = reference_posterior(meta, context[drawn[:20]])
     for found, expected in zip(encode_context(learner, cut, context, 0, 0), rewarded, strict=True):
         torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-5)
     whole = reference_posterior(meta, context)

@@ -2,7 +2,7 @@
 
 The values are those of the paper (sections 4 and 5, appendices E and F) and of the authors' published code, not of the
 presets. Where the paper is silent, ``paper`` holds the code's value. Fields that no table names are network sizes and
-the like that neither changes, and the departures, which the last test holds to be off.
+the like that neither changes, and the departures, which other tests hold to be off.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from algorithms.registry import algorithm
+from bench.config import resolve_config
 from bench.fields import flatten
 from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair
 from bench.plan import RunRequest, plan_run
@@ -50,9 +52,15 @@ KITCHEN_META: Values = {
     "large_initial_coefficient": 0.03, "actor_critic.hidden_dim": 128, "actor_critic.hidden_layers": 5,
 }  # fmt: skip
 META_BY_PRESET: Mapping[str, Values] = {
-    "paper": {"policy_coefficients_only_grow": False, "actor_critic.sigma_parametrization": "exp"},
-    "released": {"policy_coefficients_only_grow": True, "actor_critic.sigma_parametrization": "softplus"},
-}
+    "paper": {
+        "policy_coefficients_only_grow": False, "encoder_output_layers": 3,
+        "actor_critic.sigma_parametrization": "exp", "actor_critic.zero_initial_residual": True,
+    },
+    "released": {
+        "policy_coefficients_only_grow": True, "encoder_output_layers": 2,
+        "actor_critic.sigma_parametrization": "softplus", "actor_critic.zero_initial_residual": False,
+    },
+}  # fmt: skip
 MAZE_META_BY_PRESET: Mapping[str, Values] = {
     "paper": {
         "small_context_tasks": 3, "large_context_tasks": 17, "small_target_kl": 0.1, "large_target_kl": 0.4,
@@ -98,20 +106,22 @@ SPIRL_ADAPT_ON: Mapping[tuple[str, str], Values] = {
     ("maze", "paper"): {
         **MAZE_NETWORKS, "episodes": 500, "target_kl": 1.0, "kl_clip": 5.0, "coefficient_only_grows": False,
         "initial_coefficient": 0.01, "coefficient_learning_rate": 3e-4, "actor_critic.sigma_parametrization": "exp",
+        "actor_critic.zero_initial_residual": True,
     },
     ("maze", "released"): {
         **MAZE_NETWORKS, "episodes": 500, "target_kl": 1.0, "kl_clip": 10.0, "coefficient_only_grows": False,
         "initial_coefficient": 0.05, "coefficient_learning_rate": 3e-4,
-        "actor_critic.sigma_parametrization": "softplus",
+        "actor_critic.sigma_parametrization": "softplus", "actor_critic.zero_initial_residual": False,
     },
     ("kitchen", "paper"): {
         **KITCHEN_NETWORKS, "episodes": 200, "target_kl": 2.0, "kl_clip": 20.0, "coefficient_only_grows": False,
         "initial_coefficient": 0.01, "coefficient_learning_rate": 3e-4, "actor_critic.sigma_parametrization": "exp",
+        "actor_critic.zero_initial_residual": True,
     },
     ("kitchen", "released"): {
         **KITCHEN_NETWORKS, "episodes": 1000, "target_kl": 5.0, "kl_clip": 10.0, "coefficient_only_grows": False,
         "initial_coefficient": 1.0, "coefficient_learning_rate": 3e-3,
-        "actor_critic.sigma_parametrization": "softplus",
+        "actor_critic.sigma_parametrization": "softplus", "actor_critic.zero_initial_residual": False,
     },
 }  # fmt: skip
 
@@ -171,3 +181,87 @@ def test_neither_has_a_departure(algo: str, env: str, preset: str) -> None:
         for part in (config, getattr(config, "actor_critic", config)):
             for field, value in off.items():
                 assert getattr(part, field, value) == value, f"{stage}.{field}"
+
+
+@pytest.mark.parametrize("family", ["maze", "kitchen"])
+@pytest.mark.parametrize("name", ["simpl", "spirl", "mtrl", "sac", "pearl", "pearl-ft", "bc+pearl"])
+def test_paper_has_no_departure(name: str, family: str) -> None:
+    found = algorithm(name)
+    off = {
+        "n_step": 1, "rewarded_fraction": 0.0, "context_drawn": 0, "clip_targets": False, "bf16": False,
+        "standardise_states": False, "zero_initial_values": False, "updates_per_episode": 0,
+        "final_learning_rate_fraction": 1.0, "rewarded_capacity": 0,
+    }  # fmt: skip
+    for stage in found.stages:
+        if stage.name == "bc":  # the paper says nothing of it, and all of it is ours
+            continue
+        config = resolve_config(stage.config_class, stage.name, found.presets[family, "paper"], (), "paper")
+        for part in (config, getattr(config, "actor_critic", config)):
+            for field, value in off.items():
+                assert getattr(part, field, value) == value, f"{stage.name}.{field}"
+
+
+# -- the same chances at quick -------------------------------------------------------------------------------
+
+OFF_POLICY = ("simpl", "spirl", "mtrl", "sac", "pearl-ft", "bc+pearl")
+META_TRAINED = ("simpl", "pearl", "pearl-ft", "bc+pearl")
+
+
+def quick(name: str, family: str, stage_name: str) -> tuple[Any, int]:
+    """(configuration of a stage, env_steps of one choice)."""
+    found = algorithm(name)
+    configs = {
+        stage.name: resolve_config(stage.config_class, stage.name, found.presets[family, "quick"], (), "quick")
+        for stage in found.stages
+    }
+    return configs[stage_name], configs["skills"].skill_length if "skills" in configs else 1
+
+
+def experience(config: Any, env_steps: int, fields: tuple[str, ...]) -> dict[str, float]:
+    """Amounts in env_steps, and what a reward 1,000 env_steps ahead is worth now."""
+    amounts = {name: getattr(config, name) * env_steps for name in fields}
+    return amounts | {"worth": pytest.approx(config.discount ** (1000 / env_steps), rel=1e-9)}
+
+
+@pytest.mark.parametrize("family", ["maze", "kitchen"])
+def test_amounts_of_experience_are_the_same_with_skills_and_without(family: str) -> None:
+    """In env_steps: what replays hold, contexts are drawn from, rewards outlive and targets look ahead."""
+    fields = ("replay_capacity", "rewarded_capacity", "n_step")
+    adapt = {name: experience(*quick(name, family, "adapt"), fields) for name in OFF_POLICY}
+    assert adapt["spirl"]["n_step"] == 100
+    for name, found in adapt.items():
+        assert found == adapt["simpl"], name
+    fields = (*fields, "context_capacity", "warm_up_transitions")
+    meta = {name: experience(*quick(name, family, "meta_train"), fields) for name in META_TRAINED}
+    for name, found in meta.items():
+        assert found == meta["simpl"], name
+
+
+@pytest.mark.parametrize("family", ["maze", "kitchen"])
+def test_episodes_and_updates_are_about_as_many_with_skills_and_without(family: str) -> None:
+    """Rows that meta-training's updates go through for an env_step, and updates for a target episode."""
+    rows, epochs = {}, {}
+    for name in META_TRAINED:
+        config, env_steps = quick(name, family, "meta_train")
+        rows[name], epochs[name] = config.transition_reuse / env_steps, config.epochs
+    assert set(epochs.values()) == {epochs["simpl"]}
+    for name in META_TRAINED:
+        assert 1.0 <= rows[name] / rows["simpl"] <= 2.0, name
+    for name in OFF_POLICY:
+        config, _ = quick(name, family, "adapt")
+        assert config.updates_per_episode >= quick("simpl", family, "adapt")[0].updates_per_episode, name
+
+
+@pytest.mark.parametrize("family", ["maze", "kitchen"])
+def test_aids_at_quick_are_on_for_all(family: str) -> None:
+    """Clipped targets, rewards drawn more often, critics from 0, one scale of states, exploration replayed."""
+    for name in OFF_POLICY:
+        config, _ = quick(name, family, "adapt")
+        assert (config.clip_targets, config.rewarded_fraction) == (True, 0.0625), name
+        assert getattr(config, "replay_exploration", True), name
+    owners = [(name, "meta_train") for name in META_TRAINED] + [("spirl", "adapt"), ("sac", "adapt")]
+    for name, stage in [*owners, ("mtrl", "task_policies")]:
+        config, _ = quick(name, family, stage)
+        assert (config.clip_targets, config.rewarded_fraction) == (True, 0.0625), name
+        networks = config.actor_critic
+        assert (networks.zero_initial_values, networks.standardise_states) == (True, True), name

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.networks import Gaussian
+from algorithms.policy_heads import ResidualHead, SquashedHead
 from algorithms.regularized_sac import (
     ActorCriticConfig,
     SkillActorCritic,
     critic_errors,
+    highest_soft_value,
     highest_target,
     policy_loss,
     td_target,
@@ -319,3 +321,28 @@ def test_targets_are_bounded_by_the_highest_return_only_where_rewards_are_never_
     assert highest_target(True, (0.0, 4.0)) == 4.0
     with pytest.raises(ValueError, match="clip_targets is on, but returns go down to -5"):
         highest_target(True, (-5.0, -1.0))
+
+
+def test_the_bound_of_targets_leaves_room_for_what_entropy_is_worth() -> None:
+    """A uniform policy over two actions in (-1, 1), alpha 0.1, discount 0.9, and a last reward of 1 that ends the
+    episode after k choices: its soft value is 0.9^k + 0.1 x 2 log 2 x (0.9 + ... + 0.9^k), more than any return. The
+    bound lets every one of them through; with a KL there is no room."""
+    coefficients = torch.tensor([[0.1], [0.0]])
+    bound = highest_soft_value(SquashedHead(), 1.0, coefficients, 0.9, 2)
+    assert isinstance(bound, Tensor)
+    assert bound.flatten().tolist() == pytest.approx([1 + 0.1 * 2 * math.log(2) * 9, 1.0])
+    soft_values = [0.9**k + 0.1 * 2 * math.log(2) * sum(0.9**later for later in range(1, k + 1)) for k in range(60)]
+    assert 1.09 < max(soft_values) < float(bound[0])
+    assert max(soft_values) > 1.0, "the highest return alone would cut them"
+    assert highest_soft_value(SquashedHead(), math.inf, coefficients, 0.9, 2) == math.inf
+    assert highest_soft_value(SquashedHead(), 1.0, coefficients, 1.0, 2) == math.inf
+    assert highest_soft_value(ResidualHead("softplus"), 1.0, coefficients, 0.9, 2) == 1.0
+
+
+def test_a_bound_of_each_copy_cuts_its_targets_alone() -> None:
+    batch = random_batch(copies=2, dones=torch.zeros(2, BATCH, 1))
+    batch = dataclasses.replace(batch, td_rewards=torch.full((2, BATCH, 1), 50.0))
+    noise = torch.randn(2, BATCH, LATENT_DIM)
+    target = td_target(fresh_networks(), batch, torch.zeros(2, 1), noise, 5.0, torch.tensor([[3.0], [4.0]]))
+    assert target[0].tolist() == [3.0] * BATCH
+    assert target[1].tolist() == [4.0] * BATCH

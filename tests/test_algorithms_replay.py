@@ -170,28 +170,99 @@ def test_stratified_draws_reach_every_rewarded_transition_equally_often() -> Non
     assert set(drawn[1]) == {0}
 
 
-def test_rewarded_transitions_are_found_anew_after_every_change() -> None:
-    """Their positions are remembered between draws: new transitions may overwrite them."""
-    replay = MultiTaskReplay(2, 4, FIELDS)
-    replay.add(0, transitions(0, 0, 4, rewarded=True))
-    replay.add(1, transitions(1, 0, 4))
-    assert replay.rewarded_positions()[0].tolist() == [4, 0]
-    replay.add(0, transitions(0, 4, 3))
-    assert replay.rewarded_positions()[0].tolist() == [1, 0]
-    assert replay.rewarded_positions()[1].tolist()[0] == [3]
-    other = MultiTaskReplay(2, 4, FIELDS)
-    assert other.rewarded_positions()[0].tolist() == [0, 0]
-    other.load_state_dict(replay.state_dict())
-    assert other.rewarded_positions()[0].tolist() == [1, 0]
-    replay.keep([1])
-    assert replay.rewarded_positions()[0].tolist() == [0]
+def rewarded_places(replay: MultiTaskReplay, task: int) -> list[int]:
+    """What an even grid of draws reaches."""
+    count = int(replay.rewarded_counts[task])
+    grid = (torch.arange(max(1, count))[None] + 0.5) / max(1, count)
+    return [place for place in replay.draw_rewarded(torch.tensor([task]), grid)[0].tolist() if place >= 0]
+
+
+@given(additions_strategy, st.integers(1, 20), st.integers(1, 9), st.integers(0, 5), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_the_index_of_rewarded_transitions_is_what_a_search_finds(
+    additions: Additions, capacity: int, rewarded_every: int, rewarded_capacity: int, resumed: bool
+) -> None:
+    """After every addition: those in the ring by place, or, where it has none left, the last ones that it overwrote."""
+    replay = MultiTaskReplay(TASKS, capacity, FIELDS, rewarded_capacity=rewarded_capacity)
+    added: list[list[int]] = [[] for _ in range(TASKS)]
+    for task, count in additions:
+        first = len(added[task])
+        rows = transitions(task, first, count)
+        rows[:, FIELDS.slices["rewards"]] = (rows[:, FIELDS.slices["serial"]] % rewarded_every == 0).float()
+        replay.add(task, rows)
+        added[task] += range(first, first + count)
+        if resumed:
+            state = replay.state_dict()
+            replay = MultiTaskReplay(TASKS, capacity, FIELDS, rewarded_capacity=rewarded_capacity)
+            replay.load_state_dict(state)
+        for each in range(TASKS):
+            in_ring = [serial for serial in added[each][-capacity:] if serial % rewarded_every == 0]
+            gone = [serial for serial in added[each][:-capacity] if serial % rewarded_every == 0]
+            outlived = gone[len(gone) - min(len(gone), rewarded_capacity) :]
+            places = rewarded_places(replay, each)
+            assert len(places) == int(replay.rewarded_counts[each]) == len(in_ring or outlived)
+            found = serials(replay.gather(torch.tensor([each]), torch.tensor([places]).long()))[0].tolist()
+            assert sorted(found) == (in_ring or outlived)
+            if in_ring:
+                assert places == sorted(places) == sorted(serial % capacity for serial in in_ring)
+            assert bool((replay.rows[each, places, 0] == each).all())
+
+
+def test_an_addition_looks_at_what_is_new_alone() -> None:
+    """Not at the whole column again: rewards that were written behind the replay's back stay unknown to it."""
+    replay = MultiTaskReplay(1, 1000, FIELDS)
+    replay.add(0, transitions(0, 0, 900))
+    replay.rows[0, 5, FIELDS.slices["rewards"]] = 1.0
+    replay.add(0, transitions(0, 900, 3, rewarded=True))
+    assert rewarded_places(replay, 0) == [900, 901, 902]
+    replay.find_rewarded()
+    assert rewarded_places(replay, 0) == [5, 900, 901, 902]
+
+
+def test_a_reward_that_the_ring_forgot_is_still_drawn_for_batches_and_contexts() -> None:
+    """Two rewarded transitions among the first, then ten rings full of others, in both tasks; task 1 never had any."""
+    forgetful, replay = (MultiTaskReplay(2, 8, FIELDS, rewarded_capacity=kept) for kept in (0, 3))
+    for each in (forgetful, replay):
+        each.add(0, transitions(0, 0, 2, rewarded=True))
+        for task in (0, 1):
+            each.add(task, transitions(task, 2, 80))
+    tasks, uniform = torch.tensor([0, 1]), torch.tensor([[0.0, 0.7, 0.4], [0.0, 0.7, 0.4]])
+    for draw in (replay.draw_stratified(tasks, uniform, 2), replay.draw_rewarded_first(tasks, uniform, 3)):
+        rewards = FIELDS.unpack(replay.gather(tasks, draw))["rewards"][..., 0]
+        assert rewards[0, 0] == 1.0
+        assert not rewards[1].any()
+    stratified = serials(replay.gather(tasks, replay.draw_stratified(tasks, uniform, 2)))
+    assert stratified[0, :2].tolist() == [0, 1], "one draw below a half, one above"
+    for draw in (forgetful.draw_stratified(tasks, uniform, 2), forgetful.draw_rewarded_first(tasks, uniform, 3)):
+        assert not FIELDS.unpack(forgetful.gather(tasks, draw))["rewards"].any()
+    replay.keep([1, 0])
+    assert replay.rewarded_counts.tolist() == [0, 2]
+    replay.add(1, transitions(0, 90, 1, rewarded=True))
+    assert replay.rewarded_counts.tolist() == [0, 1], "a fresh one in the ring is all that is drawn"
+
+
+def test_a_context_with_rewards_of_its_own_is_left_as_it_was_drawn() -> None:
+    replay = MultiTaskReplay(1, 10, FIELDS, rewarded_capacity=3)
+    replay.add(0, transitions(0, 0, 9))
+    replay.add(0, transitions(0, 9, 1, rewarded=True))
+    drawn = replay.draw_rewarded_first(torch.tensor([0]), torch.tensor([[0.0, 0.3, 0.95, 0.5]]), 3)
+    assert drawn.tolist() == [[9, 0, 3]]
+    lacking = replay.draw_rewarded_first(torch.tensor([0]), torch.tensor([[0.0, 0.3, 0.5]]), 3)
+    assert lacking.tolist() == [[9, 3, 5]]
+
+
+def test_rewarded_draws_never_leave_their_task_however_they_round() -> None:
+    """Tasks with different numbers of them: a draw just below 1 is the last of its own."""
+    replay, _ = filled_replay([(0, 9), (1, 3), (2, 20)], capacity=20, rewarded_every=3)
+    positions = replay.draw_rewarded(torch.tensor([0, 1, 2]), torch.full((3, 1), LARGEST_UNIFORM))
+    assert positions.flatten().tolist() == [6, 0, 18]
 
 
 def test_another_column_may_say_what_is_rewarded() -> None:
     """TD targets may look several skills ahead: then those that lead to a reward count, too."""
     replay = MultiTaskReplay(1, 10, FIELDS, reward_field="serial")
     replay.add(0, transitions(0, 0, 4))
-    assert replay.rewarded_positions()[1].tolist() == [[1, 2, 3]], "serial 0 is no reward"
+    assert rewarded_places(replay, 0) == [1, 2, 3], "serial 0 is no reward"
     first = replay.draw_rewarded_first(torch.tensor([0]), torch.tensor([[0.0, 0.3, 0.0, 0.9]]), 3)
     assert first.tolist() == [[1, 3, 0]]
 

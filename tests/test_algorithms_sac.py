@@ -84,15 +84,15 @@ class OneLearner:
         self.policy = plain_network(networks.policy, learner)
         self.critics = [plain_network(networks.critics, index) for index in both]
         self.targets = [plain_network(networks.target_critics, index) for index in both]
-        self.raw_alpha = stage.coefficients.raw.detach()[learner].clone().requires_grad_()
+        self.log_alpha = stage.coefficients.raw.detach()[learner].clone().requires_grad_()
         self.policy_adam = adam_like(stage.policy_optimizer, self.policy, learner)
         self.critic_adams = [
             adam_like(stage.critic_optimizer, critic, index) for critic, index in zip(self.critics, both, strict=True)
         ]
         theirs = stage.coefficients.optimizer
-        self.alpha_adam = torch.optim.Adam([self.raw_alpha], lr=self.config.coefficient_learning_rate)
+        self.alpha_adam = torch.optim.Adam([self.log_alpha], lr=self.config.coefficient_learning_rate)
         ((_, moments),) = theirs.state.items()
-        self.alpha_adam.state[self.raw_alpha] = {
+        self.alpha_adam.state[self.log_alpha] = {
             name: value.clone() if name == "step" else value[learner].clone() for name, value in moments.items()
         }
 
@@ -114,7 +114,7 @@ class OneLearner:
 
     def update(self, columns: dict[str, Tensor], noise: Tensor) -> None:
         """``columns`` of stored transitions (B, .), ``noise`` (2, B, A)."""
-        config, alpha = self.config, F.softplus(self.raw_alpha.detach())
+        config, alpha = self.config, self.log_alpha.detach().exp()
         with torch.no_grad():
             actions, log_probability = self.sample(columns["next_states"], noise[0])
             values = self.lowest(self.targets, columns["next_states"], actions) - alpha * log_probability
@@ -137,7 +137,7 @@ class OneLearner:
         entropy = -log_probability.detach().mean()
         target_entropy = -float(columns["skills"].shape[1])  # -dim(A)
         self.alpha_adam.zero_grad()
-        (F.softplus(self.raw_alpha) * (entropy - target_entropy)).backward()
+        (self.log_alpha * (entropy - target_entropy)).backward()  # released SAC: log alpha, not alpha
         self.alpha_adam.step()
 
 
@@ -181,7 +181,7 @@ def test_an_update_equals_an_independent_one() -> None:
         for mine, stack, index in pairs:
             for expected, found in zip(mine.parameters(), plain_network(stack, index).parameters(), strict=True):
                 torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-5)
-        alpha = F.softplus(one.raw_alpha.detach())
+        alpha = one.log_alpha.detach().exp()
         assert float(stage.coefficients.values[learner]) == pytest.approx(float(alpha), rel=1e-5)
     assert float((stage.coefficients.values - 0.1).abs().min()) > 1e-3, "alpha was moved at all"
 

@@ -375,7 +375,10 @@ def test_settings_are_those_of_sac() -> None:
     assert set(ALGORITHM.presets) == set(SAC.presets)
     for pair, values in ALGORITHM.presets.items():
         missing = {name: value for name, value in SAC.presets[pair].items() if name not in values}
-        assert set(missing) <= {"adapt.rewarded_fraction", "adapt.clip_targets"}
+        assert set(missing) <= {
+            "adapt.rewarded_fraction", "adapt.rewarded_capacity", "adapt.clip_targets",
+            "adapt.actor_critic.standardise_states", "adapt.actor_critic.zero_initial_values",
+        }  # fmt: skip
         assert values.items() <= SAC.presets[pair].items()
 
 

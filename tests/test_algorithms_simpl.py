@@ -413,8 +413,7 @@ def test_simpl_is_registered_as_skills_then_meta_train_then_adapt() -> None:
     assert ALGORITHM.needs_train_tasks
 
 
-def test_paper_preset_changes_nothing_and_holds_the_released_values() -> None:
-    assert ALGORITHM.presets["maze", "paper"] == {}
+def test_defaults_are_the_released_mazes_values() -> None:
     config = SimplMetaTrainConfig()
     config.validate()
     SimplAdaptConfig().validate()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +16,7 @@ from algorithms.behavior_cloning import BehaviorPolicy, GaussianPolicyConfig
 from algorithms.rollout import PrimitiveActions, collect_episodes
 from algorithms.skill_space import NoPrior, as_gaussian, learned_skills, primitive_actions
 from envs.core import Task
+from envs.registry import task_distribution
 from tests.algorithm_helpers import (
     ACTION_DIM,
     OBSERVATION_DIM,
@@ -30,15 +30,37 @@ from tests.algorithm_helpers import (
 )
 
 
-def test_no_prior_has_no_columns_and_refuses_to_standardise() -> None:
-    prior, states = NoPrior(ACTION_DIM), torch.randn(5, OBSERVATION_DIM)
+def test_no_prior_has_no_columns() -> None:
+    prior, states = primitive_actions(stage_context(short_maze(60), {})).prior, torch.randn(5, OBSERVATION_DIM)
     assert (prior.latent_dim, prior.prior_dim) == (ACTION_DIM, 0)
     assert prior.prior_columns(states).shape == (5, 0)
     gaussian = prior.skill_prior(states)
     assert gaussian.mean.shape == gaussian.sigma.shape == (5, 0)
     assert as_gaussian(prior.prior_columns(states)).sigma.shape == (5, 0)
-    with pytest.raises(ValueError, match="standardise_states must be off"):
-        prior.standardise(states)
+
+
+def test_without_offline_data_states_are_scaled_by_the_worlds_bounds() -> None:
+    """The maze: 20 cells and a border on each side, speeds of 6 at most. Its corners are then those of a cube."""
+    prior = primitive_actions(stage_context(task_distribution("maze"), {})).prior
+    states = torch.tensor([[0.0, 0.0, -6.0, -6.0], [21.0, 21.0, 6.0, 6.0], [10.5, 5.25, 0.0, 3.0]])
+    expected = [[-1.0] * 4, [1.0] * 4, [0.0, -0.5, 0.0, 0.5]]
+    torch.testing.assert_close(prior.standardise(states), torch.tensor(expected))
+
+
+def test_features_without_known_bounds_stay_as_they_are() -> None:
+    low = np.array([-np.inf, 0.0, -np.inf], np.float32)
+    high = np.array([np.inf, 4.0, 1.0], np.float32)
+    calls = []
+
+    def bounds() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        calls.append(1)
+        return low, high
+
+    prior = NoPrior(ACTION_DIM, bounds)
+    for _ in range(2):
+        scaled = prior.standardise(torch.tensor([[7.0, 1.0, -3.0]]))
+        assert scaled.tolist() == [[7.0, -0.5, -3.0]]
+    assert calls == [1]
 
 
 def test_primitive_actions_are_chosen_at_every_env_step() -> None:

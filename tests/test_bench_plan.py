@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from algorithms.registry import algorithm
 from algorithms.stage import ADDED_LATER
 from bench.config import Override
 from bench.errors import UserError
+from bench.fields import leaf_types
 from bench.files import canonical_json, sha256_of_text
+from bench.lookup import find_algorithm, find_task_distribution, why_impossible
 from bench.plan import RunPlan, RunRequest, plan_run, plan_stage, request_from_json, tasks_key
 from envs.core import Task, TaskDistribution
-from envs.registry import task_distribution
+from envs.registry import task_distribution, task_distribution_names
+from tests.contract_helpers import ALGORITHMS
 from tests.toy import ADAPT, FIT, TOY_LINE, AdaptConfig, FitConfig
 
 ROOT = Path(__file__).parent.parent
@@ -247,3 +251,30 @@ def test_different_content_has_a_different_hash(first: Any, second: Any) -> None
 def test_unknown_names_and_impossible_pairs_are_refused(request_: RunRequest, message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan_run(request_)
+
+
+def worlds_with_negative_rewards() -> Iterator[tuple[str, str, str]]:
+    """(algorithm, world, stage) wherever TD targets could be clipped but rewards can be negative."""
+    for name in ALGORITHMS:
+        algorithm = find_algorithm(name)
+        for env in task_distribution_names():
+            distribution = find_task_distribution(env)
+            if distribution.score_range[0] >= 0 or why_impossible(algorithm, distribution) is not None:
+                continue
+            for stage in algorithm.stages:
+                if "clip_targets" in {field for field, _, _ in leaf_types(stage.config_class)}:
+                    yield name, env, stage.name
+
+
+def test_a_setting_that_a_world_does_not_allow_is_refused_before_anything_runs() -> None:
+    """In one line, for every algorithm and stage that has the setting."""
+    pairs = list(worlds_with_negative_rewards())
+    assert {("pearl", "point-robot", "meta_train"), ("sac", "pendulum", "adapt")} <= set(pairs)
+    assert {stage for name, _, stage in pairs if name == "pearl-ft"} == {"meta_train", "adapt"}
+    for name, env, stage in pairs:
+        request = RunRequest(name, env, "smoke", overrides=(Override(f"{stage}.clip_targets", "true"),))
+        message = rf"^{stage} on {env}: clip_targets is on, but returns go down to -\d"
+        with pytest.raises(UserError, match=message) as error:
+            plan_run(request)
+        assert "\n" not in str(error.value)
+        plan_run(replace(request, overrides=()))

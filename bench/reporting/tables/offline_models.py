@@ -50,7 +50,7 @@ def _table(env: str, preset: str, models: Mapping[str, tuple[str, int, Mapping[s
     caption = (
         "Before any reward: how well a model of the offline data does on trajectories that it did not learn from "
         "(held_out), how far its latents are from N(0, I) (encoder_kl), what roll-outs of its prior do in the world "
-        "without a task (rollout), and reach: the share of places, drawn from the maze and not from tasks, that the "
+        "without a task (rollout), and reach: the share of places, drawn from the world and not from tasks, that the "
         "best of so many skills of the prior reaches, by the true way there. One row for each model; runs share them."
     )
     title = f"Models of offline data on {env}, preset {preset}"
