@@ -19,12 +19,17 @@ critics, in the warm-up only those with e ~ q(e given c). The critic loss is the
 meta-training and their sum on the target task, where the target critics start as copies of the critics. Tests hold
 each of these equations to a transcription that shares no code with this file (``tests/oracle``).
 
-Differences from paper and released code (``paper`` keeps the released values; each field names the other)
-- Departures, all off in ``paper``, each a named field: ``rewarded_fraction`` and ``context_drawn`` bring rare rewarded
-  transitions into critics' batches and contexts; ``n_step``; ``clip_targets``; ``zero_initial_values``;
-  ``standardise_states``; ``bf16``; ``replay_exploration``.
-- The residual policy starts at the prior's mean, with the prior's sigma + 0.001 (last layer zero; paper F.3 for SPiRL);
-  released: torch's default initialisation, a small random residual (``actor_critic.zero_initial_residual`` off).
+Where paper and released code disagree, the presets ``paper`` and ``released`` take a side each, field by field:
+episodes, tasks of an update, dim(e), layers of the task encoder, target KLs, a coefficient that is fixed, alphas that
+may fall (the paper's dual gradient descent) or only grow, a residual of sigma or of its logarithm, the policy's start.
+Of 20 tasks in an update (paper) as many have small contexts as in the released code: 3 on the maze, 2 on the kitchen.
+
+Differences from paper and released code
+- Departures, off in ``paper`` and ``released``, each a named field: ``rewarded_fraction``, ``rewarded_capacity`` and
+  ``context_drawn`` bring rare rewarded transitions into critics' batches and contexts; ``n_step``; ``clip_targets``;
+  ``zero_initial_values``; ``standardise_states``; ``bf16``; ``replay_exploration``.
+- The residual policy starts at the prior (last layer zero; paper F.3 for SPiRL): with its mean, and its sigma (``exp``)
+  or that + 0.001 (``softplus``). At ``released`` it starts with torch's small random residual.
 - ``done`` belongs to the skill within which the episode terminated. The released code reads it one index late: where
   an episode's last skill lasts a single env_step, the transition before it is marked done as well.
 - The KL in the TD target is clipped by a minimum; the released code multiplies by clip(KL) / KL, which is 0 / 0 where

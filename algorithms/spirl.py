@@ -8,15 +8,17 @@ the settings of SiMPL's comparison (Nam et al. 2022, arXiv 2204.11828, equation 
 Stages: data -> skills -> adapt. The high-level policy starts at the skill prior; the low-level policy is fixed.
 
 Differences from paper and released code
-- The policy is the residual policy of SiMPL (E.1.3), as in the released SiMPL code, not SPiRL's copy of the prior. It
-  starts at the prior's mean, with the prior's sigma + 0.001 (released: a small random residual; see ``simpl.py``, which
-  lists what else differs in episodes, in the KL's clip and in Adam).
-- alpha starts at 0.05 on the maze and at 1 on the kitchen (released) where the paper says 0.01.
+- The policy is the residual policy of SiMPL (E.1.3), as in the released SiMPL code, not SPiRL's copy of the prior; how
+  it starts, and what else differs in episodes, in the KL's clip and in Adam, is listed in ``simpl.py``.
+- Where SiMPL's paper and its released code disagree, the presets ``paper`` and ``released`` take a side each: alpha
+  starts at 0.01 (paper), or at 0.05 on the maze and 1 on the kitchen; "the same hyperparameters" as SiMPL (paper, F.3),
+  or a clip and, on the kitchen, a rate of alpha of its own.
 - Where there are views (image maze), critics see the state, as in SPiRL; the policy sees the state and the skill
   model's frozen features of the view, where SPiRL's policy sees the view alone, by convolutions of its own.
 - Target tasks are learned side by side in one stack of independent learners (see ``adaptation.py``).
-- Departures, all off in ``paper``, each a named field: ``n_step``, ``rewarded_fraction``, ``clip_targets``,
-  ``updates_per_episode``, ``zero_initial_values``, ``standardise_states``, ``bf16``.
+- Departures, off in ``paper`` and ``released``, each a named field: ``n_step``, ``rewarded_fraction``,
+  ``rewarded_capacity``, ``clip_targets``, ``updates_per_episode``, ``zero_initial_values``,
+  ``standardise_states``, ``bf16``.
 """
 
 from __future__ import annotations

@@ -267,7 +267,9 @@ def _budget_texts(nodes: list[StageNode], out: Path) -> tuple[str, str]:
     if uncounted == len(nodes):
         return "", ""
     left_out = f" (without {uncounted})" if uncounted else ""
-    return f"{budget.env_steps:,}{left_out}", f"{budget.updates:,}{left_out}"
+    counts = (budget.env_steps, budget.updates)
+    env_steps, updates = (f"{count:,}{left_out}" if count else "" for count in counts)
+    return env_steps, updates
 
 
 def _counts_text(graph: StageGraph) -> str:
