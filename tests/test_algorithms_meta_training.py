@@ -212,7 +212,7 @@ def test_the_acting_posterior_is_that_of_a_large_context_of_the_task(skills: Pat
 def test_updates_per_epoch_are_reuse_times_collected_over_the_update_size(skills: Path) -> None:
     """reuse x skill transitions of the epoch / context sets / transitions per set, rounded down, a few per advance; all
     of them before the next episodes, and after the last ones."""
-    stage = make_stage(skills)
+    stage = make_stage(skills, dataclasses.replace(CONFIG, transition_reuse=23.0))
     expected = done_before = uneven = 0
     while not stage.finished:
         report = stage.advance()
@@ -221,7 +221,7 @@ def test_updates_per_epoch_are_reuse_times_collected_over_the_update_size(skills
             assert stage.updates == done_before == expected
         if report.episodes and stage.epochs:
             collected = sum(math.ceil(row.length / 10) for row in report.episodes)
-            exact = 20.0 * collected / (SMALL_SETS + LARGE_SETS) / 8
+            exact = 23.0 * collected / (SMALL_SETS + LARGE_SETS) / 8
             epoch_updates = math.floor(exact)
             assert epoch_updates > stage.MAX_UPDATES_PER_ADVANCE
             uneven += exact - epoch_updates >= 0.5
