@@ -192,14 +192,14 @@ def test_prior_episodes_draw_e_from_n01_and_posterior_ones_from_the_encoder(monk
     SpiedPolicies.seen = []
     monkeypatch.setattr(algorithms.meta_training, "FrozenPolicies", SpiedPolicies)
     while stage.epochs == 0:
-        if int(stage.context_replay.sizes.min()) == 40:
-            contexts = stage.context_replay.rows.clone()[:, :, : stage.learner.context_dim]
-            weights = {name: w.detach().double() for name, w in stage.learner.encoder.named_parameters()}
         round_index = stage.rounds
         rows = stage.advance().episodes
-    keys = [(0, row.phase, row.task, round_index) for row in rows]
+    assert stage.updates == 0
+    contexts = stage.context_replay.rows.clone()[:, :, : stage.learner.context_dim]  # this epoch's episodes among them
+    weights = {name: w.detach().double() for name, w in stage.learner.encoder.named_parameters()}
+    keys = [(0, row.phase, row.task, round_index + (row.phase == POSTERIOR)) for row in rows]
     noise = prior_task_embeddings(keys, 3)
-    acted = SpiedPolicies.seen[-1]
+    acted = torch.cat(SpiedPolicies.seen[-2:])
     assert torch.equal(acted[:TASKS], noise[:TASKS])
     # Every transition is one of two episodes', so each mean lies within what single transitions say.
     for task in range(TASKS):
@@ -261,11 +261,12 @@ def make_ft(meta: Path, config: PearlFtAdaptConfig = FT) -> Any:
 
 
 def test_pearl_ft_goes_on_from_policy_critics_and_alpha(meta: Path) -> None:
-    """Of every task, conditioned on its own e*; alpha is tuned both ways, to the target entropy -dim(A)."""
+    """Of every task, conditioned on its own e*; target critics start as copies of critics; alpha is tuned both ways, to
+    the target entropy -dim(A)."""
     stage = make_ft(meta)
     _, learner = load_meta_trained(stage.context)
-    for name in ("policy", "critics", "target_critics"):
-        expected = list(getattr(learner.networks, name).parameters())
+    for name, source in (("policy", "policy"), ("critics", "critics"), ("target_critics", "critics")):
+        expected = list(getattr(learner.networks, source).parameters())
         for copy in range(2):
             found = [p.unflatten(0, (2, -1))[copy] for p in getattr(stage.networks, name).parameters()]
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), name

@@ -121,7 +121,7 @@ class OneLearner:
             returns = columns["rewards"][:, 0] + config.discount * (1 - columns["dones"][:, 0]) * values
         for critic, adam in zip(self.critics, self.critic_adams, strict=True):
             inputs = torch.cat([columns["states"], columns["skills"]], -1)
-            loss = 0.5 * F.mse_loss(critic(inputs)[:, 0], returns)  # ours: the mean over two critics
+            loss = F.mse_loss(critic(inputs)[:, 0], returns)
             adam.zero_grad()
             loss.backward()
             adam.step()
