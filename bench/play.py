@@ -87,7 +87,9 @@ def find_learned(folder: Path) -> Learned:
         raise UserError(f"{folder} has not finished its stage {spec.name} ({run['status']}): bench run resumes it")
     if not store.is_finished(name):
         raise UserError(f"{folder} has no weights to play: {store.folder(name)} is missing (exported runs have none)")
-    key = store.verify(name)["key"]
+    manifest = store.verify(name)
+    store.check_origin(manifest)
+    key = manifest["key"]
     if key["implementation"] != spec.implementation:
         raise UserError(f"{name} was made by {key['implementation']}, this version has {spec.implementation}")
     target_tasks = tuple(run["target_tasks"])
@@ -99,7 +101,7 @@ def find_learned(folder: Path) -> Learned:
     check_preset_names(values, {spec.name: spec.config_class}, name)
     artefacts = {stage["name"]: stage["artefact"] for stage in run["stages"]}
     for stage in spec.inputs:
-        store.verify(artefacts[stage])
+        store.verify_input(artefacts[stage])
     return Learned(
         run=run,
         folder=folder,
