@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from algorithms.stage import PlayedEpisode, PlayRequest, StageContext, StageSpec
 from bench.config import check_preset_names, resolve_config
 from bench.errors import UserError
-from bench.files import canonical_json, read_json, storage_errors
+from bench.files import canonical_json, storage_errors
 from bench.lookup import find_algorithm, find_task_distribution
 from bench.plan import tasks_key
 from bench.run import RunOptions, prepare_torch
+from bench.run_record import read_run_record
 from bench.show import find_run
-from bench.store import ARTEFACTS_FOLDER, RUN_FILE, ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, ArtefactStore
 from envs.core import EpisodeRenderer, PictureError, Task, TaskDistribution
 
 
@@ -75,7 +76,7 @@ def find_learned(folder: Path) -> Learned:
     Everything comes from ``run.json`` and the artefacts, so that a run can be played whatever data it learned from.
     Raises ``UserError`` when nothing there can be played, ``StorageError`` when a file is damaged.
     """
-    run = read_json(folder / RUN_FILE)
+    run = read_run_record(folder)
     algorithm, distribution = find_algorithm(run["algo"]), find_task_distribution(run["env"])
     spec = next((stage for stage in reversed(algorithm.stages) if stage.play is not None), None)
     if spec is None:

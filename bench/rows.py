@@ -50,6 +50,11 @@ RowRecord = TypedDict(
 """One line of ``episodes.jsonl``."""
 _LARGEST_LOG_BYTES = 1 << 30
 
+_LARGEST_ROWS = 5_000_000
+_NEEDED_COLUMNS = ("phase", "task", "episode", "return", "status")
+_KINDS = {"string": "OT", "int64": "iu", "float64": "fiu", "bool": "b"}
+"""numpy's letters of the types that may stand for each type of ``STAGE_COLUMNS``."""
+
 TARGET_PHASES = ("explore", "adapt")
 """Phases whose episodes are of target tasks."""
 
@@ -197,6 +202,56 @@ def stage_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd  # Half a second, which whoever only asks for the names of files here can do without.
 
     return pd.DataFrame(records, columns=list(STAGE_COLUMNS)).astype(dict(STAGE_COLUMNS))
+
+
+def read_table(path: Path, sha256: str | None = None) -> pd.DataFrame:
+    """The rows in a Parquet file, as ``write_table`` wrote them, of a run or a stage.
+
+    ``sha256`` is the file's checksum where it is known. Raises ``StorageError`` when the file is missing, damaged,
+    lacks a column or has one of another type.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        content = read_bytes(path, _LARGEST_LOG_BYTES)
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise StorageError(f"{path} is damaged or was altered (its checksum does not match)")
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
+        if file.metadata.num_rows > _LARGEST_ROWS:
+            raise ValueError(f"it has {file.metadata.num_rows:,} rows; at most {_LARGEST_ROWS:,} can be meant")
+        table = file.read().to_pandas()
+        _check_columns(table)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {_first_line(error.strerror or error)}") from error
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        LookupError,
+        RecursionError,
+        NotImplementedError,
+        pyarrow.ArrowException,
+    ) as error:
+        raise StorageError(f"{path} cannot be read: {_first_line(error)}") from error
+    return table
+
+
+def _first_line(error: object) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _check_columns(table: pd.DataFrame) -> None:
+    for name in _NEEDED_COLUMNS:
+        if name not in table.columns:
+            raise ValueError(f"it has no column {name!r}")
+    if not table.columns.is_unique:
+        raise ValueError("it has two columns of one name")
+    for name, kind in STAGE_COLUMNS.items():
+        if name in table.columns and len(table):
+            found = table[name].dtype.kind
+            if found not in _KINDS[kind]:
+                raise ValueError(f"its column {name!r} holds {table[name].dtype}, expected {kind}")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

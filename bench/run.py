@@ -15,15 +15,16 @@ import torch
 
 from bench.config import yaml_text
 from bench.errors import InterruptedRunError, StageFailedError, UserError
-from bench.files import read_sealed_json, replace_text, storage_errors
+from bench.files import read_sealed_json, replace_text, sha256_of_file, storage_errors
 from bench.locks import LockHeldError, lock_file
 from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
 from bench.progress import Reporter, make_reporter
 from bench.results import RUN_COLUMNS, target_rows, total_seconds, window_scores
-from bench.rows import EPISODES_TABLE, STAGE_COLUMNS, read_log, write_table
+from bench.rows import EPISODES_TABLE, STAGE_COLUMNS, read_log, read_table, write_table
+from bench.run_record import write_run_record
 from bench.runner import StageOutcome, StageRunner
 from bench.signals import StopRequest, stop_on_signals
-from bench.store import ARTEFACTS_FOLDER, FAILURE, RUN_FILE, RUN_LOCK, ArtefactStore, Machine
+from bench.store import ARTEFACTS_FOLDER, FAILURE, RUN_LOCK, ArtefactStore, Machine
 from bench.versions import versions
 
 CONFIG_FILE = "config.yaml"
@@ -143,7 +144,7 @@ class _Run:
                 request = self.plan.request
                 title = f"{request.algo} on {request.env} ({request.preset}, seed {request.seed})"
                 draw_curve(table, self.plan.task_distribution.score_range, title, self.folder / CURVE_FILE)
-        record = self._write_record(status)
+        record = self._write_record(status, {EPISODES_TABLE: sha256_of_file(self.folder / EPISODES_TABLE)})
         summary = {
             "run": self.plan.run_name,
             "status": status,
@@ -154,7 +155,8 @@ class _Run:
         with storage_errors(f"write {self.folder / SUMMARY_FILE}"):
             replace_text(self.folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
 
-    def _write_record(self, status: str) -> dict[str, Any]:
+    def _write_record(self, status: str, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """``files``: checksums of what holds the results, once they are written."""
         request = self.plan.request
         record = {
             "format": 1,
@@ -174,9 +176,9 @@ class _Run:
             "threads": self.machine.threads,
             "versions": versions(),
             "stages": [self._stage_record(planned) for planned in self.plan.stages],
+            "files": dict(files or {}),
         }
-        with storage_errors(f"write {self.folder / RUN_FILE}"):
-            replace_text(self.folder / RUN_FILE, json.dumps(record, indent=2) + "\n")
+        write_run_record(self.folder, record)
         return record
 
     def _stage_record(self, planned: PlannedStage) -> dict[str, Any]:
@@ -210,7 +212,7 @@ class _Run:
         name = planned.artefact_name
         finished = self.store.folder(name) / EPISODES_TABLE
         if self.store.is_finished(name):
-            rows = pd.read_parquet(finished) if finished.exists() else pd.DataFrame(columns=list(STAGE_COLUMNS))
+            rows = read_table(finished) if finished.exists() else pd.DataFrame(columns=list(STAGE_COLUMNS))
             return rows.assign(error="")
         partial = self.store.partial_folder(name)
         rows = read_log(partial).assign(error="")

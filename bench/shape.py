@@ -101,7 +101,9 @@ def _fields(annotation: type[Any]) -> tuple[Mapping[str, Any], frozenset[str], b
     """Types of the fields, those without a default, and whether there may be others."""
     hints = typing.get_type_hints(annotation)
     if typing.is_typeddict(annotation):
-        return hints, annotation.__required_keys__, True
+        # Annotations are text until now, so that the class itself has not seen which fields are not required.
+        marked = typing.get_type_hints(annotation, include_extras=True)
+        return hints, frozenset(n for n, a in marked.items() if typing.get_origin(a) is not typing.NotRequired), True
     found = dataclasses.fields(annotation)
     missing = dataclasses.MISSING
     required = frozenset(f.name for f in found if f.default is missing and f.default_factory is missing)

@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from bench.errors import StorageError
 from bench.files import write_sealed_json
 from bench.node_records import read_record, sweep_folder
 from bench.plan import RunRequest, plan_run
-from bench.run import RunOptions
+from bench.run import RunOptions, execute_run
 from bench.worker import NodeRequest, run_node
 from tests.conftest import Bench
 from tests.toy import FAIL_WHEN_EXISTS
@@ -231,3 +232,60 @@ def test_foreign_files_in_an_artefact_are_refused(tmp_path: Path, bench: Bench) 
         (fit / "extra.pt").unlink(missing_ok=True)
         shutil.rmtree(fit / "sub", ignore_errors=True)
     assert bench(*RUN, "--out", tmp_path).code == 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of results with one finished run of the toy."""
+    out = tmp_path_factory.mktemp("finished")
+    execute_run(RunRequest("toy", "toy-line", "smoke"), RunOptions(out))
+    torch.set_flush_denormal(False)
+    return out
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_rows_of_a_run_that_were_altered_are_refused(copied: Path, bench: Bench, tmp_path: Path) -> None:
+    """A table that is whole, of another run: as after a mistake in copying."""
+    run = copied / RUN_FOLDER
+    table = pd.read_parquet(run / "episodes.parquet")
+    table.assign(**{"return": 1.0}).to_parquet(run / "episodes.parquet")
+    for command in (
+        ("show", run), ("summary", copied, "-o", tmp_path / "s.csv"), ("export", run, tmp_path / "exported"),
+    ):  # fmt: skip
+        refused = bench(*command)
+        assert refused.code == 2, command
+        assert "episodes.parquet is damaged or was altered" in refused.err
+    assert not (tmp_path / "exported" / RUN_FOLDER).exists()
+
+
+def test_a_record_of_a_run_that_was_altered_is_refused(copied: Path, bench: Bench) -> None:
+    path = copied / RUN_FOLDER / "run.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    refused = bench("show", RUN_FOLDER, "--out", copied)
+    assert refused.code == 2 and "run.json is damaged or was altered" in refused.err
+
+
+@pytest.mark.parametrize("name", ["../X", "/tmp/X", "..", "a/b", "", "x\x1b[31m"])
+def test_an_export_writes_nowhere_else(copied: Path, bench: Bench, tmp_path: Path, name: str) -> None:
+    run = copied / RUN_FOLDER
+    record = json.loads((run / "run.json").read_text())
+    del record["seal"]
+    (run / "run.json").write_text(json.dumps({**record, "run": name}))
+    refused = bench("export", run, tmp_path / "exported" / "here")
+    assert refused.code == 2 and "run: expected the name of a file or folder" in refused.err
+    assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize("name", ["curve.png", "config.yaml", "episodes.parquet"])
+def test_an_export_follows_no_links(copied: Path, bench: Bench, tmp_path: Path, name: str) -> None:
+    file, elsewhere = copied / RUN_FOLDER / name, tmp_path / "elsewhere"
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+    refused = bench("export", copied / RUN_FOLDER, tmp_path / "exported")
+    assert refused.code == 2 and f"{file} is a link to {elsewhere}" in refused.err
+    assert list((tmp_path / "exported").iterdir()) == []
