@@ -56,6 +56,23 @@ def read_bytes(path: Path, largest: int = LARGEST_TEXT_BYTES) -> bytes:
         return file.read()
 
 
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a text that say something; none where it is not there or may not be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 8192))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    lines = (printable(line).strip() for line in text.splitlines())
+    return [line for line in lines if line][-count:]
+
+
+def printable(text: str) -> str:
+    """``text`` without what steers a terminal: escapes, and other characters that are not to be seen."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def sync_file(path: Path) -> None:
     """Force a file's contents to disk. Raises ``OSError``."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,21 +54,31 @@ def prepare_torch(options: RunOptions) -> Machine:
     return Machine(device, options.threads)
 
 
-def execute_run(request: RunRequest, options: RunOptions) -> Path:
+def execute_run(request: RunRequest, options: RunOptions, stop: StopRequest | None = None, wait: bool = False) -> Path:
     """Carry out a run, or what of it is still missing, and return its folder.
 
-    Raises ``UserError`` (and its kinds) for anything that ends it early; running again goes on from there.
+    ``stop`` is whatever may ask to stop; without it SIGINT and SIGTERM do. Where another process is at work on the run,
+    that is refused, or with ``wait`` waited for. Raises ``UserError`` (and its kinds) for anything that ends it early;
+    running again goes on from there.
     """
     plan = plan_run(request)
     machine = prepare_torch(options)
     folder = options.out / plan.run_name
     with storage_errors(f"make the run folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock_file(folder / RUN_LOCK, wait=False), stop_on_signals() as stop, make_reporter() as reporter:
-            _Run(plan, options, machine, folder).execute(stop, reporter)
-    except LockHeldError as error:
-        raise UserError(f"the run {folder} is already running in {error.holder}") from error
+    with nullcontext(stop) if stop is not None else stop_on_signals() as asked, make_reporter() as reporter:
+        try:
+            with lock_file(
+                folder / RUN_LOCK,
+                wait=wait,
+                on_wait=lambda holder: reporter.line(f"waiting for {holder}, which is at work on the run {folder}"),
+                keep_waiting=lambda: not asked.requested,
+            ):
+                _Run(plan, options, machine, folder).execute(asked, reporter)
+        except LockHeldError as error:
+            if asked.signal_number is not None:
+                raise InterruptedRunError(f"stopped while waiting for {error.holder}", asked.signal_number) from error
+            raise UserError(f"the run {folder} is already running in {error.holder}") from error
     return folder
 
 

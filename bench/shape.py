@@ -141,6 +141,8 @@ def _built(value: Any, annotation: Any) -> Any:
         return _built(value, next(argument for argument in arguments if argument is not types.NoneType))
     if origin is tuple and value is not None:
         return tuple(_built(item, arguments[0]) for item in value)
+    if annotation is Path:
+        return Path(value)
     if value is not None and dataclasses.is_dataclass(annotation):
         hints = _fields(typing.cast(type, annotation))[0]
         return typing.cast(Any, annotation)(**{name: _built(item, hints[name]) for name, item in value.items()})
