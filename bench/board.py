@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import UserError, unknown_name
-from bench.files import read_json
 from bench.graph import REPORT, StageNode
 from bench.ledger import LEDGER, sweeps_below
 from bench.locks import lock_holder
@@ -26,6 +25,7 @@ from bench.lookup import find_task_distribution
 from bench.node_records import RUNNING, SWEEPS_FOLDER, sweep_folder
 from bench.progress import duration_text
 from bench.results import learning_curve, task_set_of
+from bench.run_record import read_run_record
 from bench.stage_logs import Record, StageLogs
 from bench.stage_state import stage_state
 from bench.status import SweepStatus, read_status, status_tables
@@ -85,7 +85,7 @@ class RunBoard(Board):
 
     @cached_property
     def _logs(self) -> Mapping[str, StageLogs]:
-        stages = read_json(self.folder / RUN_FILE)["stages"]
+        stages = read_run_record(self.folder)["stages"]
         return {s["name"]: StageLogs(self._store, self.folder, s["name"], s["artefact"]) for s in stages}
 
     def logs(self) -> Iterator[tuple[str, StageLogs]]:
@@ -93,7 +93,7 @@ class RunBoard(Board):
             yield self.folder.name, logs
 
     def look(self) -> Snapshot:
-        record = read_json(self.folder / RUN_FILE)
+        record = read_run_record(self.folder)
         holder = lock_holder(self.folder / RUN_LOCK)
         status = record["status"] if record["status"] != "running" or holder else "stopped"
         parts: list[RenderableType] = [

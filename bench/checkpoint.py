@@ -1,6 +1,7 @@
 """Checkpoints of a stage under way.
 
-``checkpoint.json`` (sealed) points to ``state-a.pt`` or ``state-b.pt`` and holds its checksum.
+``checkpoint.json`` (sealed) points to ``state-a.pt`` or ``state-b.pt`` and holds its checksum, and those of the row
+logs and input artefacts that the state goes with.
 
 The pointer is replaced atomically after the new state is on disk, and the old state is removed after that: a crash at
 any moment leaves one complete checkpoint. A file that is truncated, altered or foreign is refused with its reason.
@@ -19,7 +20,7 @@ import torch
 
 from bench.checkpoint_info import POINTER, CheckpointInfo, read_checkpoint_info, remedy
 from bench.errors import StorageError
-from bench.files import read_sealed_json, sha256_of_file, storage_errors, sync_file, write_sealed_json
+from bench.files import sha256_of_file, storage_errors, sync_file, write_sealed_json
 
 _SLOTS = ("state-a.pt", "state-b.pt")
 _PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
@@ -81,27 +82,29 @@ def save_state(path: Path, state: Mapping[str, Any]) -> str:
 def save_checkpoint(folder: Path, info: CheckpointInfo, state: Mapping[str, Any]) -> None:
     """Make ``state`` the checkpoint in ``folder``; ``info``'s file name and checksum are filled in here.
 
-    Raises ``StorageError`` (full disk, permissions); the checkpoint before it then stays the current one.
+    Raises ``StorageError`` (full disk, permissions); what ``checkpoint.json`` then points to is complete: the
+    checkpoint before, or the new one where only making it durable failed.
     """
     in_use = _state_file_in_use(folder)
     state_file, other = (_SLOTS[1], _SLOTS[0]) if in_use == _SLOTS[0] else _SLOTS
     path = folder / state_file
-    with storage_errors(f"save the checkpoint in {folder} (the one before it is intact)"):
+    before = " (the one before it is intact)" if in_use is not None else ""
+    with storage_errors(f"save the checkpoint in {folder}{before}"):
         try:
             checksum = save_state(path, state)
             content = asdict(info) | {"state_file": state_file, "state_sha256": checksum}
             write_sealed_json(folder / POINTER, content)
         except OSError:
-            path.unlink(missing_ok=True)
+            # The pointer may have been renamed already: what it names must stay.
+            if _state_file_in_use(folder) != state_file:
+                path.unlink(missing_ok=True)
             raise
         (folder / other).unlink(missing_ok=True)
 
 
 def _state_file_in_use(folder: Path) -> str | None:
-    if not (folder / POINTER).exists():
-        return None
-    name: str = read_sealed_json(folder / POINTER, remedy(folder))["state_file"]
-    return name
+    info = read_checkpoint_info(folder)
+    return None if info is None else info.state_file
 
 
 def load_checkpoint(folder: Path, stage_hash: str) -> tuple[CheckpointInfo, dict[str, Any]] | None:
@@ -114,6 +117,8 @@ def load_checkpoint(folder: Path, stage_hash: str) -> tuple[CheckpointInfo, dict
         return None
     if info.stage_hash != stage_hash:
         raise StorageError(f"{folder / POINTER} belongs to another stage; {remedy(folder)}")
+    if info.state_file not in _SLOTS:
+        raise StorageError(f"{folder / POINTER} names no state that this version has written; {remedy(folder)}")
     path = folder / info.state_file
     with storage_errors(f"read the checkpoint {path}"):
         if sha256_of_file(path) != info.state_sha256:
@@ -122,4 +127,6 @@ def load_checkpoint(folder: Path, stage_hash: str) -> tuple[CheckpointInfo, dict
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise StorageError(f"{path} holds more than tensors, numbers and text; {remedy(folder)}") from error
+    if not isinstance(state, dict):
+        raise StorageError(f"{path} holds a {type(state).__name__}, not the state of a stage; {remedy(folder)}")
     return info, state

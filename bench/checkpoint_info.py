@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.errors import StorageError
 from bench.files import read_sealed_json
+from bench.shape import load_record
 
 POINTER = "checkpoint.json"
-FORMAT = 1
+FORMAT = 2
+_OLDER_FORMATS = (1,)
+"""Format 1 has no checksums of row logs and inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,11 @@ class CheckpointInfo:
     """Length of ``episodes.jsonl`` when the state was taken: what is beyond is of a later, lost moment."""
     metrics_bytes: int
     """The same for ``metrics.jsonl``."""
+    episodes_sha256: str | None = None
+    """Checksum of so many bytes of ``episodes.jsonl``; None in a checkpoint of format 1."""
+    metrics_sha256: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Input stage -> checksum of the artefact it was read from (``ArtefactStore.checksum``)."""
     seconds: float
     """Wall time the stage has taken up to this state, over all attempts."""
     device: str
@@ -44,9 +53,9 @@ def read_checkpoint_info(folder: Path) -> CheckpointInfo | None:
     if not path.exists():
         return None
     content = read_sealed_json(path, remedy(folder))
-    if content.get("format") != FORMAT:
-        raise StorageError(f"{path} has format {content.get('format')}, expected {FORMAT}; {remedy(folder)}")
-    return CheckpointInfo(**content)
+    if content.get("format") not in (FORMAT, *_OLDER_FORMATS):
+        raise StorageError(f"{path} has format {content.get('format')!r:.60}, expected {FORMAT}; {remedy(folder)}")
+    return load_record(CheckpointInfo, content, path, remedy(folder))
 
 
 def remedy(folder: Path) -> str:

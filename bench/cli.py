@@ -188,6 +188,11 @@ def _add_data_import(actions: argparse._SubParsersAction[Parser]) -> None:
         "origin", metavar="FILE|DATASET", help="file, folder or dataset name in a format that NAME's reader knows"
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default NAME-FILE.hdf5, here)")
+    parser.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="of a folder of logs, leave out those that are damaged, and say which",
+    )
 
 
 def _add_summary(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -300,7 +305,7 @@ def _data_verify(options: argparse.Namespace, overrides: tuple[Override, ...]) -
 def _data_import(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
     from bench.data import import_data
 
-    import_data(options.name, options.origin, options.output)
+    import_data(options.name, options.origin, options.output, options.skip_damaged)
 
 
 def _summary(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:

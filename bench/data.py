@@ -84,13 +84,14 @@ def verify_file(name: str, path: Path, min_length: int) -> None:
     print(f"{path}: fits {name}, {_counts(trajectories)}, checksum {trajectories.checksum()}")
 
 
-def import_data(name: str, origin: str, output: Path | None) -> None:
+def import_data(name: str, origin: str, output: Path | None, skip_damaged: bool = False) -> None:
     """Write what the reader of ``name`` makes of ``origin`` as flat HDF5, and say what it found and what comes next.
 
-    ``output`` defaults to ``<name>-<origin's name>.hdf5`` in the current folder. Raises ``StorageError`` for anything
-    that cannot be read or does not fit, ``UserError`` rather than overwrite other contents.
+    ``output`` defaults to ``<name>-<origin's name>.hdf5`` in the current folder; ``skip_damaged`` leaves out damaged
+    files of a folder. Raises ``StorageError`` for anything that cannot be read or does not fit, ``UserError`` rather
+    than overwrite other contents.
     """
-    recorded = read_data(find_task_distribution(name), origin)
+    recorded = read_data(find_task_distribution(name), origin, skip_damaged=skip_damaged)
     trajectories = recorded.trajectories
     path = output or Path(f"{name}-{re.sub(r'[^A-Za-z0-9_-]+', '-', Path(origin).stem).strip('-')}.hdf5")
     if path.exists():

@@ -99,14 +99,17 @@ class ImportStage(Stage):
         return recorded
 
 
-def read_data(distribution: TaskDistribution, origin: str, min_length: int = 1) -> RecordedData:
+def read_data(
+    distribution: TaskDistribution, origin: str, min_length: int = 1, skip_damaged: bool = False
+) -> RecordedData:
     """What the distribution's reader makes of ``origin``, checked to fit the distribution.
 
-    ``min_length`` (env_steps) is the length that at least one episode must have. Raises ``StorageError`` naming the
+    ``min_length`` (env_steps) is the length that at least one episode must have; ``skip_damaged`` leaves out damaged
+    files of a folder. Raises ``StorageError`` naming the
     origin and the reason, ``UserError`` when the distribution has no offline data.
     """
     try:
-        recorded = _source(distribution).read(origin)
+        recorded = _source(distribution).read(origin, skip_damaged)
         recorded.trajectories.validate(distribution.observation_dim, distribution.action_dim, min_length)
     except TrajectoryError as error:
         message = str(error)

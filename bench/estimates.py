@@ -7,16 +7,18 @@ same name at the same preset. Stages on target tasks are scaled by the number of
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import StorageError
-from bench.files import canonical_json, read_json
+from bench.files import canonical_json
 from bench.graph import Estimate
 from bench.plan import PlannedStage, RunPlan
-from bench.store import ARTEFACTS_FOLDER, MANIFEST, RUN_FILE
+from bench.run_record import read_run_record
+from bench.store import ARTEFACTS_FOLDER, MANIFEST, RUN_FILE, ArtefactStore
 
 SHIPPED_RUNS = Path(__file__).resolve().parent.parent / "results" / "runs"
 """Only where the source is: an installed package has none."""
@@ -40,12 +42,17 @@ class StageTimes:
     def collect(cls, out: Path, shipped: Path = SHIPPED_RUNS) -> StageTimes:
         """From all that is below ``out`` and ``shipped``; what cannot be read is passed over."""
         times = cls()
-        for manifest in _readable(out / ARTEFACTS_FOLDER, MANIFEST):
-            times._add_stage(manifest["key"], manifest["seconds"], manifest["device"])
+        store = ArtefactStore(out / ARTEFACTS_FOLDER)
+        for name in _folders_with(store.root, MANIFEST):
+            with suppress(StorageError):  # An estimate can do without; whoever needs the file itself will say.
+                manifest = store.manifest(name)
+                times._add_stage(manifest["key"], manifest["seconds"], str(manifest.get("device")))
         for folder in (shipped, out):
-            for record in _readable(folder, RUN_FILE):
-                for stage in record["stages"]:
-                    times._add_run_stage(record, stage)
+            for name in _folders_with(folder, RUN_FILE):
+                with suppress(StorageError):
+                    record = read_run_record(folder / name)
+                    for stage in record["stages"]:
+                        times._add_run_stage(record, stage)
         return times
 
     def estimate(self, plan: RunPlan, stage: PlannedStage) -> Estimate | None:
@@ -65,27 +72,23 @@ class StageTimes:
         if stage["seconds"] is None:
             return
         if "manifest" in stage:
-            self._add_stage(stage["manifest"]["key"], stage["seconds"], record["device"])
-        if not record["overrides"]:
+            self._add_stage(stage["manifest"].get("key", {}), stage["seconds"], str(record.get("device")))
+        if not record.get("overrides") and record.get("target_tasks"):
             # Only the last stage of a run is on its target tasks: those before it are shared by all of them.
             tasks = len(record["target_tasks"]) if stage is record["stages"][-1] else 1
-            sample = _Sample(stage["seconds"] / tasks, record["device"] == "cuda")
+            sample = _Sample(stage["seconds"] / tasks, record.get("device") == "cuda")
             self._by_preset.setdefault((stage["name"], record["preset"]), []).append(sample)
 
 
-def _readable(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.glob(f"*/{name}")):
-        try:
-            yield read_json(path)
-        except StorageError:
-            continue  # An estimate can do without it; whoever needs the file itself will say what is wrong.
+def _folders_with(folder: Path, file_name: str) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob(f"*/{file_name}"))
 
 
 def _config_key(key: Mapping[str, Any]) -> str:
-    return canonical_json({"implementation": key["implementation"], "config": key["config"]})
+    return canonical_json({"implementation": key.get("implementation"), "config": key.get("config")})
 
 
 def _target_tasks(key: Mapping[str, Any]) -> int:
     """How many target tasks a stage works on; 1 where it works on none."""
-    tasks = key["tasks"]
+    tasks = key.get("tasks")
     return len(tasks["target"]) if isinstance(tasks, dict) and "target" in tasks else 1

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StorageError
-from bench.files import read_sealed_json, storage_errors, write_sealed_json
+from bench.files import last_lines, read_sealed_json, storage_errors, write_sealed_json
+from bench.shape import load_record
 
 FORMAT = 1
 SWEEPS_FOLDER = "sweeps"
@@ -46,11 +47,21 @@ class NodeRecord:
     """The signal that interrupted it."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What whoever started it wants to find again, for example the number of a cluster job."""
+    log: str = ""
+    """The file that its process writes its standard error to, where it is one."""
 
     @property
     def last_line(self) -> str:
         """The last line of the traceback, or the error where there is none."""
         return self.traceback.strip().rpartition("\n")[2] or self.error
+
+    @property
+    def log_text(self) -> str:
+        """Where its process wrote what it had to say, and its last words; empty where that is not known."""
+        if not self.log:
+            return ""
+        words = last_lines(Path(self.log), 1)
+        return f"log {self.log}" + (f": {words[0]}" if words else "")
 
     @property
     def gone_text(self) -> str:
@@ -80,17 +91,28 @@ def read_record(folder: Path, node: str) -> NodeRecord | None:
         raise
     found = content.pop("format", None)
     if found != FORMAT:
-        raise StorageError(f"{path} has format {found}, expected {FORMAT}; {remedy}")
-    return NodeRecord(**content)
+        raise StorageError(f"{path} has format {found!r:.60}, expected {FORMAT}; {remedy}")
+    return load_record(NodeRecord, content, path, remedy)
 
 
 def start_record(folder: Path, node: str, labels: Mapping[str, str]) -> NodeRecord:
     """Write that this process starts a node now. Raises ``StorageError``."""
     before = read_record(folder, node)
     attempts = 1 if before is None else before.attempts + 1
-    record = NodeRecord(node, RUNNING, socket.gethostname(), os.getpid(), now(), attempts=attempts, labels=dict(labels))
+    record = NodeRecord(
+        node, RUNNING, socket.gethostname(), os.getpid(), now(), attempts=attempts, labels=dict(labels), log=_own_log()
+    )
     write_record(folder, record)
     return record
+
+
+def _own_log() -> str:
+    """The file that standard error goes to, or nothing where it is a terminal, a pipe, or not known."""
+    try:
+        path = Path("/proc/self/fd/2").readlink()
+        return str(path) if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def end_record(folder: Path, record: NodeRecord, status: str, **outcome: Any) -> None:

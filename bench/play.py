@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from algorithms.stage import PlayedEpisode, PlayRequest, StageContext, StageSpec
 from bench.config import check_preset_names, resolve_config
 from bench.errors import UserError
-from bench.files import canonical_json, read_json, storage_errors
+from bench.files import canonical_json, storage_errors
 from bench.lookup import find_algorithm, find_task_distribution
 from bench.plan import tasks_key
 from bench.results import task_set_of
 from bench.run import RunOptions, prepare_torch
+from bench.run_record import read_run_record
 from bench.show import find_run
-from bench.store import ARTEFACTS_FOLDER, RUN_FILE, ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, ArtefactStore
 from envs.core import EpisodeRenderer, PictureError, Task, TaskDistribution
 
 
@@ -77,7 +78,7 @@ def find_learned(folder: Path) -> Learned:
     Everything comes from ``run.json`` and the artefacts, so that a run can be played whatever data it learned from.
     Raises ``UserError`` when nothing there can be played, ``StorageError`` when a file is damaged.
     """
-    run = read_json(folder / RUN_FILE)
+    run = read_run_record(folder)
     algorithm, distribution = find_algorithm(run["algo"]), find_task_distribution(run["env"])
     task_set = task_set_of(run)
     spec = next((stage for stage in reversed(algorithm.stages) if stage.play is not None), None)
@@ -90,7 +91,9 @@ def find_learned(folder: Path) -> Learned:
         raise UserError(f"{folder} has not finished its stage {spec.name} ({run['status']}): bench run resumes it")
     if not store.is_finished(name):
         raise UserError(f"{folder} has no weights to play: {store.folder(name)} is missing (exported runs have none)")
-    key = store.verify(name)["key"]
+    manifest = store.verify(name)
+    store.check_origin(manifest)
+    key = manifest["key"]
     if key["implementation"] != spec.implementation:
         raise UserError(f"{name} was made by {key['implementation']}, this version has {spec.implementation}")
     target_tasks = tuple(run["target_tasks"])
@@ -102,7 +105,7 @@ def find_learned(folder: Path) -> Learned:
     check_preset_names(values, {spec.name: spec.config_class}, name)
     artefacts = {stage["name"]: stage["artefact"] for stage in run["stages"]}
     for stage in spec.inputs:
-        store.verify(artefacts[stage])
+        store.verify_input(artefacts[stage])
     return Learned(
         run=run,
         folder=folder,

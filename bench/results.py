@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.errors import StorageError, UserError
-from bench.files import read_json, storage_errors
-from bench.rows import EPISODES_TABLE, TARGET_PHASES
+from bench.errors import UserError
+from bench.files import storage_errors
+from bench.rows import EPISODES_TABLE, TARGET_PHASES, read_table
+from bench.run_record import read_run_record
 from bench.store import RUN_FILE
 from envs.core import TARGET
 
@@ -96,13 +97,8 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 def read_run(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """``run.json`` and the rows of one run. Raises ``StorageError`` when either cannot be read."""
-    record = read_json(folder / RUN_FILE)
-    path = folder / EPISODES_TABLE
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    return record, table
+    record = read_run_record(folder)
+    return record, read_table(folder / EPISODES_TABLE, record.get("files", {}).get(EPISODES_TABLE))
 
 
 def run_changes(record: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ import torch
 
 from bench.config import yaml_text
 from bench.errors import InterruptedRunError, StageFailedError, UserError
-from bench.files import read_sealed_json, replace_text, storage_errors
+from bench.files import read_sealed_json, replace_text, sha256_of_file, storage_errors
 from bench.locks import LockHeldError, lock_file
 from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
 from bench.progress import Reporter, make_reporter
 from bench.results import RUN_COLUMNS, target_rows, total_seconds, window_scores
-from bench.rows import EPISODES_TABLE, STAGE_COLUMNS, read_log, write_table
+from bench.rows import EPISODES_TABLE, STAGE_COLUMNS, read_log, read_table, write_table
+from bench.run_record import write_run_record
 from bench.runner import StageOutcome, StageRunner
 from bench.signals import StopRequest, stop_on_signals
-from bench.store import ARTEFACTS_FOLDER, FAILURE, RUN_FILE, RUN_LOCK, ArtefactStore, Machine
+from bench.store import ARTEFACTS_FOLDER, FAILURE, RUN_LOCK, ArtefactStore, Machine
 from bench.versions import versions
 
 CONFIG_FILE = "config.yaml"
@@ -53,21 +54,31 @@ def prepare_torch(options: RunOptions) -> Machine:
     return Machine(device, options.threads)
 
 
-def execute_run(request: RunRequest, options: RunOptions) -> Path:
+def execute_run(request: RunRequest, options: RunOptions, stop: StopRequest | None = None, wait: bool = False) -> Path:
     """Carry out a run, or what of it is still missing, and return its folder.
 
-    Raises ``UserError`` (and its kinds) for anything that ends it early; running again goes on from there.
+    ``stop`` is whatever may ask to stop; without it SIGINT and SIGTERM do. Where another process is at work on the run,
+    that is refused, or with ``wait`` waited for. Raises ``UserError`` (and its kinds) for anything that ends it early;
+    running again goes on from there.
     """
     plan = plan_run(request)
     machine = prepare_torch(options)
     folder = options.out / plan.run_name
     with storage_errors(f"make the run folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock_file(folder / RUN_LOCK, wait=False), stop_on_signals() as stop, make_reporter() as reporter:
-            _Run(plan, options, machine, folder).execute(stop, reporter)
-    except LockHeldError as error:
-        raise UserError(f"the run {folder} is already running in {error.holder}") from error
+    with nullcontext(stop) if stop is not None else stop_on_signals() as asked, make_reporter() as reporter:
+        try:
+            with lock_file(
+                folder / RUN_LOCK,
+                wait=wait,
+                on_wait=lambda holder: reporter.line(f"waiting for {holder}, which is at work on the run {folder}"),
+                keep_waiting=lambda: not asked.requested,
+            ):
+                _Run(plan, options, machine, folder).execute(asked, reporter)
+        except LockHeldError as error:
+            if asked.signal_number is not None:
+                raise InterruptedRunError(f"stopped while waiting for {error.holder}", asked.signal_number) from error
+            raise UserError(f"the run {folder} is already running in {error.holder}") from error
     return folder
 
 
@@ -144,7 +155,7 @@ class _Run:
                 title = f"{request.algo} on {request.env} ({request.preset}, seed {request.seed})"
                 score_range = self.plan.task_distribution.score_range
                 draw_curve(table, score_range, title, self.folder / CURVE_FILE, request.task_set)
-        record = self._write_record(status)
+        record = self._write_record(status, {EPISODES_TABLE: sha256_of_file(self.folder / EPISODES_TABLE)})
         summary = {
             "run": self.plan.run_name,
             "status": status,
@@ -155,7 +166,8 @@ class _Run:
         with storage_errors(f"write {self.folder / SUMMARY_FILE}"):
             replace_text(self.folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
 
-    def _write_record(self, status: str) -> dict[str, Any]:
+    def _write_record(self, status: str, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """``files``: checksums of what holds the results, once they are written."""
         request = self.plan.request
         record = {
             "format": 1,
@@ -176,9 +188,9 @@ class _Run:
             "threads": self.machine.threads,
             "versions": versions(),
             "stages": [self._stage_record(planned) for planned in self.plan.stages],
+            "files": dict(files or {}),
         }
-        with storage_errors(f"write {self.folder / RUN_FILE}"):
-            replace_text(self.folder / RUN_FILE, json.dumps(record, indent=2) + "\n")
+        write_run_record(self.folder, record)
         return record
 
     def _stage_record(self, planned: PlannedStage) -> dict[str, Any]:
@@ -213,7 +225,7 @@ class _Run:
         name = planned.artefact_name
         finished = self.store.folder(name) / EPISODES_TABLE
         if self.store.is_finished(name):
-            rows = pd.read_parquet(finished) if finished.exists() else pd.DataFrame(columns=list(STAGE_COLUMNS))
+            rows = read_table(finished) if finished.exists() else pd.DataFrame(columns=list(STAGE_COLUMNS))
             return rows.assign(error="")
         partial = self.store.partial_folder(name)
         rows = read_log(partial).assign(error="")

@@ -6,6 +6,7 @@ import datetime
 import shutil
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ import torch
 
 from algorithms.stage import Stage, StageContext
 from bench.checkpoint import load_checkpoint, save_checkpoint
-from bench.checkpoint_info import CheckpointInfo
+from bench.checkpoint_info import CheckpointInfo, remedy
 from bench.errors import InterruptedRunError, StageFailedError, StorageError, UserError
 from bench.files import disk_is_full, is_full_disk_error, storage_errors, write_sealed_json
 from bench.locks import LockHeldError, lock_file
 from bench.plan import PlannedStage
 from bench.progress import Reporter, duration_text
-from bench.rows import EPISODES_TABLE, METRICS_LOG, StageLog, read_log, write_table
+from bench.rows import EPISODES_TABLE, METRICS_LOG, LogMark, StageLog, read_log, write_table
 from bench.signals import StopRequest
 from bench.store import FAILURE, SOON_MADE_AGAIN_SECONDS, ArtefactStore, Machine
 from envs.core import TaskDistribution
@@ -72,7 +73,10 @@ class StageRunner:
                     device=self.machine.device,
                     threads=self.machine.threads,
                 )
-                return _Attempt(self, planned, context).build()
+                input_checksums = {
+                    stage: self.store.verify_input(artefact) for stage, artefact in planned.inputs.items()
+                }
+                return _Attempt(self, planned, context, input_checksums).build()
         except LockHeldError as error:
             assert self.stop.signal_number is not None
             raise InterruptedRunError(
@@ -84,6 +88,7 @@ class StageRunner:
         manifest = self.store.verify(name)
         if manifest["hash"] != planned.hash:
             raise StorageError(f"{self.store.folder(name)} belongs to another stage; delete this folder and run again")
+        self.store.check_origin(manifest)
         self.store.remove_partial(name)
         seconds = float(manifest["seconds"])
         self.reporter.line(f"{planned.spec.name}: reused {name} (it took {duration_text(seconds)})")
@@ -93,8 +98,11 @@ class StageRunner:
 class _Attempt:
     """One attempt at building an artefact, inside its lock."""
 
-    def __init__(self, runner: StageRunner, planned: PlannedStage, context: StageContext) -> None:
+    def __init__(
+        self, runner: StageRunner, planned: PlannedStage, context: StageContext, input_checksums: Mapping[str, str]
+    ) -> None:
         self.runner, self.planned, self.context = runner, planned, context
+        self.input_checksums = input_checksums
         self.name = planned.artefact_name
         self.folder = runner.store.partial_folder(self.name)
         self.seconds_before = 0.0
@@ -110,9 +118,15 @@ class _Attempt:
             (self.folder / FAILURE).unlink(missing_ok=True)
         try:
             stage, info = self._make_stage()
-            episodes_bytes, metrics_bytes = (info.episodes_bytes, info.metrics_bytes) if info is not None else (0, 0)
-            with StageLog(self.folder, episodes_bytes, metrics_bytes) as log:
+            marks = (LogMark(), LogMark())
+            if info is not None:
+                marks = (
+                    LogMark(info.episodes_bytes, info.episodes_sha256),
+                    LogMark(info.metrics_bytes, info.metrics_sha256),
+                )
+            with StageLog(self.folder, *marks) as log:
                 self._advance_to_end(stage, log)
+                log.check()
             return self._finish(stage)
         except UserError:
             raise
@@ -134,6 +148,7 @@ class _Attempt:
             self.runner.reporter.start_stage(self.planned.spec.name, stage.progress)
             return stage, None
         info, state = loaded
+        self._check_inputs_of(info)
         stage.load_state_dict(state["stage"])
         _restore_generators(state["generators"])
         self.seconds_before = info.seconds
@@ -144,6 +159,21 @@ class _Attempt:
         self._note_other_machine(info)
         self.runner.reporter.start_stage(self.planned.spec.name, progress)
         return stage, info
+
+    def _check_inputs_of(self, info: CheckpointInfo) -> None:
+        """Refuse a checkpoint that was computed from other inputs than those that are there now."""
+        if info.episodes_sha256 is None:
+            self.runner.reporter.line(
+                f"{self.planned.spec.name}: note: the checkpoint is of an older version, without checksums of its rows "
+                "and inputs: these are not checked"
+            )
+        for stage, checksum in info.inputs.items():
+            if checksum != self.input_checksums.get(stage):
+                artefact = self.planned.inputs.get(stage, stage)
+                raise StorageError(
+                    f"{self.folder} was begun with another {artefact} than the one that is there now; "
+                    f"{remedy(self.folder)}"
+                )
 
     def _note_other_machine(self, info: CheckpointInfo) -> None:
         before = (info.device, info.threads, info.torch_version)
@@ -175,12 +205,15 @@ class _Attempt:
                 self._save(stage, log)
 
     def _save(self, stage: Stage, log: StageLog) -> None:
-        episodes_bytes, metrics_bytes = log.sync()
+        episodes, metrics = log.sync()
         progress = stage.progress
         info = CheckpointInfo(
             stage_hash=self.planned.hash,
-            episodes_bytes=episodes_bytes,
-            metrics_bytes=metrics_bytes,
+            episodes_bytes=episodes.length,
+            metrics_bytes=metrics.length,
+            episodes_sha256=episodes.sha256,
+            metrics_sha256=metrics.sha256,
+            inputs=dict(self.input_checksums),
             seconds=self.seconds,
             device=self.runner.machine.device,
             threads=self.runner.machine.threads,
@@ -211,7 +244,7 @@ class _Attempt:
                         "the last checkpoint is intact, free some space and run again"
                     ) from error
                 raise
-            manifest = store.commit(self.planned, metrics, self.seconds, self.runner.machine)
+            manifest = store.commit(self.planned, metrics, self.seconds, self.runner.machine, self.input_checksums)
         seconds = float(manifest["seconds"])
         self.runner.reporter.line(f"{self.planned.spec.name}: done in {duration_text(seconds)}, {self.name}")
         return StageOutcome(store.folder(self.name), seconds, reused=False)

@@ -11,7 +11,6 @@ import pandas as pd
 
 from bench.config import help_text
 from bench.errors import UserError, unknown_name
-from bench.files import read_json
 from bench.locks import lock_holder
 from bench.lookup import presets_of_pair
 from bench.plan import RunRequest, plan_run
@@ -27,6 +26,7 @@ from bench.results import (
 )
 from bench.rows import EPISODES_TABLE
 from bench.run import CURVE_FILE
+from bench.run_record import read_run_record
 from bench.stage_state import stage_state
 from bench.store import ARTEFACTS_FOLDER, RUN_FILE, RUN_LOCK, ArtefactStore
 from bench.tables import print_table
@@ -81,7 +81,7 @@ def find_run(run: str, out: Path) -> Path:
 
 def describe_run(folder: Path) -> dict[str, Any]:
     """``run.json`` with the state of each stage, window scores, and failures; all of it JSON."""
-    record = read_json(folder / RUN_FILE)
+    record = read_run_record(folder)
     if record.get("format") != 1:
         raise UserError(f"{folder / RUN_FILE} has format {record.get('format')}, expected 1")
     table = read_run(folder)[1] if (folder / EPISODES_TABLE).exists() else None

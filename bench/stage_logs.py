@@ -6,7 +6,8 @@ For looking on: nothing is locked, and what has been read is not read again.
 from __future__ import annotations
 
 import gzip
-import json
+import io
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import StorageError
-from bench.files import storage_errors
-from bench.rows import EPISODES_LOG, EPISODES_TABLE, METRICS_LOG, stage_table
+from bench.files import LARGEST_TEXT_BYTES, parse_json, read_bytes
+from bench.rows import EPISODES_LOG, EPISODES_TABLE, METRICS_LOG, read_table, stage_table
 from bench.store import ArtefactStore
 
 Record = Mapping[str, Any]
@@ -41,7 +42,7 @@ class LogTail:
         except FileNotFoundError:
             return self.records  # Not begun; or just done, and its artefact has them.
         try:
-            self.records += [json.loads(line) for line in complete.splitlines()]
+            self.records += [_record(line) for line in complete.splitlines()]
         except ValueError:  # It was cut back and has grown past where this had come to, since the last look.
             self._forget()
             return self.records
@@ -50,6 +51,14 @@ class LogTail:
 
     def _forget(self) -> None:
         self.records, self._offset = [], 0
+
+
+def _record(line: bytes) -> Record:
+    """Raises ``ValueError``."""
+    record = parse_json(line, allow_nan=True)
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
 
 
 class StageLogs:
@@ -75,7 +84,7 @@ class StageLogs:
     def _finished(self) -> tuple[pd.DataFrame, Sequence[Record]]:
         folder = self._store.folder(self.artefact)
         rows = folder / EPISODES_TABLE
-        table = _read_table(rows) if rows.exists() else stage_table([])
+        table = read_table(rows) if rows.exists() else stage_table([])
         return table, LogTail(folder / METRICS_LOG).read()
 
     def _shipped(self) -> tuple[pd.DataFrame, Sequence[Record]] | None:
@@ -83,14 +92,18 @@ class StageLogs:
         packed, rows = self._run_folder / f"metrics-{self.stage}.jsonl.gz", self._run_folder / EPISODES_TABLE
         if not packed.exists() or not rows.exists():
             return None
-        with storage_errors(f"read {packed}"):
-            lines = gzip.decompress(packed.read_bytes()).splitlines()
-        table = _read_table(rows)
-        return table[table["stage"] == self.stage], [json.loads(line) for line in lines]
+        table = read_table(rows)
+        return table[table["stage"] == self.stage], read_packed_log(packed)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_packed_log(path: Path) -> list[Record]:
+    """The records of a compressed log of an exported run. Raises ``StorageError``."""
     try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        with gzip.open(io.BytesIO(read_bytes(path))) as file:
+            content = file.read(LARGEST_TEXT_BYTES + 1)
+        if len(content) > LARGEST_TEXT_BYTES:
+            raise ValueError(f"it unpacks to more than {LARGEST_TEXT_BYTES:,} bytes")
+        records = [_record(line) for line in content.splitlines()]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise StorageError(f"{path} cannot be read: {next(iter(str(error).splitlines()), '')}") from error
+    return records

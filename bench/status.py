@@ -7,6 +7,7 @@ for nodes given to a cluster, its own word is added. Nothing here needs torch.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +21,9 @@ from rich.live import Live
 from rich.table import Table
 
 from bench.checkpoint_info import CheckpointInfo, read_checkpoint_info
+from bench.cli_parser import DEFAULT_OUT
 from bench.errors import StorageError
+from bench.files import printable
 from bench.graph import REPORT, StageNode
 from bench.ledger import LOCK, SLURM, Ledger, read_ledger, sweeps_below
 from bench.locks import lock_holder
@@ -35,6 +38,7 @@ PENDING, STOPPED, PREEMPTED, BLOCKED, CANCELLED = "pending", "stopped", "preempt
 STATES = (DONE, RUNNING, PENDING, PREEMPTED, INTERRUPTED, STOPPED, FAILED, BLOCKED, CANCELLED)
 """``interrupted`` was asked to stop and is saved; ``stopped`` was killed; ``blocked`` needs one that failed."""
 
+NEED_A_LOOK = (FAILED, STOPPED, INTERRUPTED)
 CLUSTER_SAYS = "the cluster says "
 _WATCH_SECONDS = 2.0
 _SHOWN_NODES = 40
@@ -57,6 +61,8 @@ class NodeStatus:
     where: str = ""
     """``pid 12 on host`` of its last attempt."""
     traceback: str = ""
+    log: str = ""
+    """Where what computed it wrote what it had to say, and its last words."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class SweepStatus:
     nodes: Mapping[str, NodeStatus]
     is_moving: bool
     """Whether any of it runs, or is queued on a cluster."""
+    silence: str = ""
+    """Why it is not known what the cluster does: its controller has not answered."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -99,6 +107,7 @@ class SweepStatus:
             "executor": self.ledger.executor,
             "left_out": list(self.ledger.left_out),
             "counts": self.counts,
+            "cluster_silence": self.silence,
             "runs": {run: self.run_state(run) for run in self.ledger.graph.runs},
             "nodes": [asdict(node) for node in self.nodes.values()],
         }
@@ -111,7 +120,7 @@ def read_status(out: Path, sweep: str) -> SweepStatus:
     """
     ledger = read_ledger(out, sweep)
     folder = sweep_folder(out, sweep)
-    cluster = _cluster_nodes(folder) if ledger.executor == SLURM else {}
+    cluster, silence = _cluster_nodes(folder) if ledger.executor == SLURM else ({}, "")
     store = ArtefactStore(out / ARTEFACTS_FOLDER)
     wanted = {node.name for node in ledger.graph.missing()}
     nodes: dict[str, NodeStatus] = {}
@@ -124,13 +133,15 @@ def read_status(out: Path, sweep: str) -> SweepStatus:
         nodes[node.name] = _blocked(node, status, nodes) or status
     queued = any(known.state in (RUNNING, PENDING, PREEMPTED) for known in cluster.values())
     runs = any(node.state == RUNNING for node in nodes.values())
-    return SweepStatus(ledger, nodes, queued or runs or lock_holder(folder / LOCK) is not None)
+    is_moving = queued or runs or bool(silence) or lock_holder(folder / LOCK) is not None
+    return SweepStatus(ledger, nodes, is_moving, silence)
 
 
-def _cluster_nodes(folder: Path) -> Mapping[str, ClusterNode]:
-    from slurm.states import cluster_nodes
+def _cluster_nodes(folder: Path) -> tuple[Mapping[str, ClusterNode], str]:
+    from slurm.states import ask_nodes
 
-    return cluster_nodes(folder)
+    answer = ask_nodes(folder)
+    return answer.nodes, answer.silence
 
 
 def _blocked(node: StageNode, status: NodeStatus, before: Mapping[str, NodeStatus]) -> NodeStatus | None:
@@ -150,14 +161,16 @@ def _status(
     said = f"{CLUSTER_SAYS}{known.said}" if known is not None and known.said else ""
     if record is None:
         state = cluster if cluster in STATES and cluster != DONE else PENDING
-        return NodeStatus(node.name, node.stage, state or PENDING, reason=said)
+        # It has not even begun: only its job's log tells why.
+        log = known.job.last_words if known is not None and state in (FAILED, INTERRUPTED) else ""
+        return NodeStatus(node.name, node.stage, state or PENDING, reason=said, log=log)
     state, reason = record.status, record.last_line
     if state == RUNNING and not _is_held(node, store, out):
         state = STOPPED
         reason = record.gone_text
-    if cluster == FAILED and state != FAILED:
-        return NodeStatus(node.name, node.stage, FAILED, reason="; ".join(filter(None, (reason, said))))
-    if cluster in (RUNNING, PENDING, PREEMPTED, CANCELLED) and not (cluster == PENDING and state == RUNNING):
+    if cluster in (FAILED, INTERRUPTED) and state not in (FAILED, DONE):
+        state, reason = cluster, "; ".join(filter(None, (reason, said)))
+    elif cluster in (RUNNING, PENDING, PREEMPTED, CANCELLED) and not (cluster == PENDING and state == RUNNING):
         state, reason = cluster, said if cluster != CANCELLED else "; ".join(filter(None, (reason, said)))
     if state == PENDING and record.status == INTERRUPTED:
         state = PREEMPTED  # It has begun, was interrupted, and waits in the queue to go on.
@@ -166,7 +179,7 @@ def _status(
     info = None if node.stage == REPORT else _checkpoint(store.partial_folder(node.name))
     return NodeStatus(
         node.name, node.stage, state, _progress_text(info), "" if state == RUNNING else reason, record.attempts,
-        f"pid {record.pid} on {record.host}", record.traceback,
+        f"pid {record.pid} on {record.host}", record.traceback, record.log_text if state in NEED_A_LOOK else "",
     )  # fmt: skip
 
 
@@ -202,7 +215,7 @@ def print_status(out: Path, sweep: str | None, *, failed: bool, as_json: bool, w
     if as_json:
         print(json.dumps(status.to_json(), indent=2))
     elif failed:
-        _print_failed(status)
+        _print_failed(status, out)
     else:
         console = make_console()
         for part in status_tables(status):
@@ -252,6 +265,8 @@ def status_tables(status: SweepStatus) -> list[Table | str]:
     ledger = status.ledger
     parts: list[Table | str] = [f"{ledger.sweep}: {ledger.title}; {_counts_text(status)}"]
     parts += [f"left out: {line}" for line in ledger.left_out]
+    if status.silence:
+        parts.append(f"the cluster does not say what is in its queue: {status.silence}")
     if queue := _queue_text(status):
         parts.append(f"in the cluster's queue: {queue}")
     runs = Table(title="Runs", title_justify="left", title_style="bold")
@@ -277,11 +292,21 @@ def status_tables(status: SweepStatus) -> list[Table | str]:
     return parts
 
 
-def _print_failed(status: SweepStatus) -> None:
-    failed = [node for node in status.nodes.values() if node.state == FAILED]
+def _print_failed(status: SweepStatus, out: Path) -> None:
+    failed = [node for node in status.nodes.values() if node.state in (FAILED, STOPPED)]
     for node in failed:
-        print(f"{node.name} failed ({node.attempts} tries, {node.where}): {node.reason}")
+        tries = f" ({node.attempts} tries, {node.where})" if node.attempts else ""
+        print(printable(f"{node.name} {node.state}{tries}: {node.reason}"))
         if node.traceback:
-            print(node.traceback)
-    if not failed:
+            print(printable(node.traceback))
+        if node.log:
+            print(f"  {node.log}")
+    if failed:
+        print(f"{retry_command(status.ledger.sweep, out)} tries again")
+    else:
         print(f"{status.ledger.sweep}: nothing has failed")
+
+
+def retry_command(sweep: str, out: Path) -> str:
+    """The command line that tries again what failed in a sweep."""
+    return f"bench retry {sweep}" + ("" if out == DEFAULT_OUT else f" --out {shlex.quote(str(out))}")

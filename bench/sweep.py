@@ -23,11 +23,11 @@ from bench.ledger import LOCAL, LOCK, SLURM, Ledger
 from bench.local_executor import default_parallel, run_locally
 from bench.locks import LockHeldError, lock_file, lock_process
 from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair, why_impossible
-from bench.node_records import DONE, FAILED, sweep_folder
+from bench.node_records import DONE, sweep_folder
 from bench.plan import RunPlan, RunRequest, plan_run
 from bench.progress import duration_text
 from bench.run import RunOptions
-from bench.status import STOPPED, read_status
+from bench.status import NEED_A_LOOK, read_status
 from bench.sweep_file import SweepSpec, load_sweep
 from bench.sweep_view import make_view
 from bench.tables import print_table
@@ -178,8 +178,8 @@ def _say_how_it_ended(ledger: Ledger, graph: StageGraph, options: SweepOptions) 
     """Print where the nodes of ``graph`` stand. Raises ``StageFailedError`` unless all of them are done."""
     nodes = [node for node in read_status(options.run.out, ledger.sweep).nodes.values() if node.name in graph.nodes]
     for node in nodes:
-        if node.state in (FAILED, STOPPED):
-            print(f"{node.state}: {node.name}: {node.reason}")
+        if node.state in NEED_A_LOOK:
+            print(f"{node.state}: {node.name}: {node.reason}" + (f" ({node.log})" if node.log else ""))
     counts = Counter(node.state for node in nodes)
     print(f"{ledger.sweep}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     if set(counts) != {DONE}:

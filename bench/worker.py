@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 import traceback
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +21,12 @@ from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run, request_from
 from bench.progress import Reporter, make_reporter
 from bench.run import RunOptions, execute_run, prepare_torch, write_failed_run
 from bench.runner import StageRunner
+from bench.shape import FileName, check_value
 from bench.signals import StopRequest, stop_on_signals
-from bench.store import ARTEFACTS_FOLDER, FAILURE, ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, FAILURE, MANIFEST, ArtefactStore
 
 DONE_CODE, FAILED_CODE = 0, 1
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,12 @@ class NodeRequest:
     def from_json(cls, content: Mapping[str, Any]) -> NodeRequest:
         """What ``to_json`` wrote. Raises ``UserError`` when it is something else."""
         try:
-            return cls(content["sweep"], content["node"], content["hash"], request_from_json(content["request"]))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"not a node of a sweep, or of another version: {type(error).__name__} {error}") from error
+            check_value(content, cls)
+            for name in ("sweep", "node"):
+                check_value(content[name], FileName, name)
+        except ValueError as error:
+            raise UserError(f"not a node of a sweep, or of another version: {error}") from error
+        return cls(content["sweep"], content["node"], content["hash"], request_from_json(content["request"]))
 
 
 def read_node_request(path: Path) -> NodeRequest:
@@ -61,18 +68,20 @@ def run_node(
     stop: StopRequest | None = None,
     labels: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
+    input_patience_seconds: float = 0.0,
 ) -> int:
     """Compute a node unless it exists, and leave its exit record below ``options.out``.
 
-    ``stop`` is whatever may ask to stop; without it SIGINT and SIGTERM do. Returns 0 when the node is there, 1 when it
-    failed, and 128 + signal when it was interrupted (it has a checkpoint, and running it again goes on from there).
-    Raises ``StorageError`` when not even the exit record can be written.
+    ``input_patience_seconds`` is for how long an input is looked for again that is not there, as on a file system whose
+    clients learn late what others have written. ``stop`` is whatever may ask to stop; without it SIGINT and SIGTERM do.
+    Returns 0 when the node is there, 1 when it failed, and 128 + signal when it was interrupted (it has a checkpoint,
+    and running it again goes on from there). Raises ``StorageError`` when not even the exit record can be written.
     """
     folder = sweep_folder(options.out, request.sweep)
     with nullcontext(stop) if stop is not None else stop_on_signals() as stop_request:
         record = start_record(folder, request.node, labels or {})
         try:
-            _compute(request, options, stop_request, reporter)
+            _compute(request, options, stop_request, reporter, input_patience_seconds)
         except InterruptedRunError as error:
             end_record(folder, record, INTERRUPTED, error=str(error), signal=error.signal_number)
             return error.exit_code
@@ -117,18 +126,24 @@ def _plan(request: RunRequest) -> RunPlan:
     return plan_run(request)
 
 
-def _compute(request: NodeRequest, options: RunOptions, stop: StopRequest, reporter: Reporter | None) -> None:
+def _compute(
+    request: NodeRequest, options: RunOptions, stop: StopRequest, reporter: Reporter | None, patience_seconds: float
+) -> None:
     plan = _plan(request.request)
     store = ArtefactStore(options.out / ARTEFACTS_FOLDER)
+    inputs = _Inputs(request, store, sweep_folder(options.out, request.sweep), stop, patience_seconds)
     if request.node == f"{REPORT}-{plan.run_name}":
         if report_hash(plan) != request.hash:
             raise _other_version(request, report_hash(plan))
-        leave_failed_run(plan, options, request.sweep)
-        _check_inputs(request, store, [stage.artefact_name for stage in plan.stages])
-        execute_run(plan.request, options)
+        try:
+            inputs.await_all([stage.artefact_name for stage in plan.stages])
+        except UserError:
+            leave_failed_run(plan, options, request.sweep)
+            raise
+        execute_run(plan.request, options, stop, wait=True)
         return
     planned = _find_stage(request, plan)
-    _check_inputs(request, store, planned.inputs.values())
+    inputs.await_all(planned.inputs.values())
     machine = prepare_torch(options)
     with make_reporter() if reporter is None else nullcontext(reporter) as shown:
         runner = StageRunner(store, machine, shown, stop, options.checkpoint_seconds)
@@ -154,10 +169,36 @@ def _other_version(request: NodeRequest, found: str) -> UserError:
     )
 
 
-def _check_inputs(request: NodeRequest, store: ArtefactStore, inputs: Iterable[str]) -> None:
-    missing = [name for name in inputs if not store.is_finished(name)]
-    if missing:
-        raise UserError(f"{request.node} cannot be computed: {', '.join(missing)} is not in {store.root}")
+@dataclass(frozen=True)
+class _Inputs:
+    """The artefacts that a node reads."""
+
+    request: NodeRequest
+    store: ArtefactStore
+    records: Path
+    """Folder of the sweep."""
+    stop: StopRequest
+    patience_seconds: float
+
+    def await_all(self, names: Iterable[str]) -> None:
+        """Return when all are there. Raises ``UserError`` when one is not, in time or because it has failed."""
+        wanted = list(names)
+        give_up_at = time.monotonic() + self.patience_seconds
+        while missing := [name for name in wanted if not self._is_there(name)]:
+            if time.monotonic() >= give_up_at or self.stop.requested or any(map(self._has_failed, missing)):
+                lacking = ", ".join(missing)
+                raise UserError(f"{self.request.node} cannot be computed: {lacking} is not in {self.store.root}")
+            time.sleep(_LOOK_SECONDS)
+
+    def _is_there(self, name: str) -> bool:
+        # The folder is seen first, by a new listing of what holds it, and what lies in it perhaps later.
+        with suppress(OSError):
+            os.listdir(self.store.root)  # noqa: PTH208  # it is not what is there that counts, but to have asked
+        return self.store.is_finished(name) and (self.store.folder(name) / MANIFEST).is_file()
+
+    def _has_failed(self, name: str) -> bool:
+        record = read_record(self.records, name)
+        return record is not None and record.status in (FAILED, INTERRUPTED)
 
 
 def _stage_traceback(request: NodeRequest, options: RunOptions) -> str:

@@ -92,9 +92,10 @@ class DataSource(Protocol):
         """Chunk ``chunk_index``: a pure function of (config, chunk_index), whatever ``threads`` is."""
         ...
 
-    def read(self, origin: str) -> RecordedData:
+    def read(self, origin: str, skip_damaged: bool = False) -> RecordedData:
         """Trajectories in any format that this environment knows, by the path of a file or folder, or by a name.
 
+        ``skip_damaged``: where they lie in many files, leave out those that are damaged, and say so in the remarks.
         Raises ``TrajectoryError`` whose line names the origin, its defect and what is valid.
         """
         ...

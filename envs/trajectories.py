@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.data_files import DataFileError, Hdf5Reader, opened_hdf5, why_not_data
+
 _HDF5_KEYS = ("observations", "actions", "terminals", "timeouts")
 
 
-class TrajectoryError(ValueError):
+class TrajectoryError(DataFileError):
     """Trajectories, or a file of them, that cannot be used; the message is one line."""
 
 
@@ -143,7 +145,7 @@ class Trajectories:
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with h5py.File(temporary, "w") as file:
+            with h5py.File(temporary, "w", locking=False) as file:
                 file["observations"] = self.observations
                 file["actions"] = self.actions
                 file["rewards"] = np.zeros(len(self.observations), dtype=np.float32)
@@ -164,33 +166,45 @@ class Trajectories:
         A last episode that carries neither mark ends with the file. Raises ``TrajectoryError`` for a file that is
         missing, truncated, not HDF5, or without one of the keys. Call ``validate`` for what is inside.
         """
-        import h5py
-
         path = Path(path)
         if not path.is_file():
             raise TrajectoryError(f"{path}: no such file")
         try:
-            with h5py.File(path, "r") as file:
-                missing = [key for key in _HDF5_KEYS if key not in file]
+            reason = why_not_data(path)
+            if reason is not None:
+                raise TrajectoryError(f"{path}: {reason}")
+            with opened_hdf5(path) as file:
+                reader = Hdf5Reader(path, file)
+                missing = [key for key in _HDF5_KEYS if key not in reader]
                 if missing:
                     raise TrajectoryError(f"{path}: no {', '.join(missing)}; D4RL's format needs {_HDF5_KEYS}")
-                arrays = {key: file[key][()] for key in _HDF5_KEYS}
-                scenes = np.asarray(file["scenes"][()], np.uint8) if "scenes" in file else None
-        except (OSError, RuntimeError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise TrajectoryError(f"{path}: not a readable HDF5 file, perhaps truncated ({reason})") from error
+                arrays = {key: reader.array(key) for key in _HDF5_KEYS}
+                scenes = np.asarray(reader.array("scenes"), np.uint8) if "scenes" in reader else None
+        except OSError as error:
+            raise TrajectoryError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except DataFileError as error:
+            raise TrajectoryError(str(error)) from error
         rows = {key: len(array) if np.ndim(array) else 0 for key, array in arrays.items()}
         if len(set(rows.values())) != 1 or rows["observations"] == 0:
             raise TrajectoryError(f"{path}: arrays need the same number of rows, above 0; found {rows}")
-        ends = np.flatnonzero(
-            np.asarray(arrays["terminals"], bool).ravel() | np.asarray(arrays["timeouts"], bool).ravel()
-        )
+        marks = [flags_of_marks(path, key, arrays[key], rows["observations"]) for key in ("terminals", "timeouts")]
+        ends = np.flatnonzero(marks[0] | marks[1])
         episode_ends = ends.astype(np.int64) + 1
         if len(episode_ends) == 0 or episode_ends[-1] != rows["observations"]:
             episode_ends = np.append(episode_ends, np.int64(rows["observations"]))
-        return Trajectories(
-            observations=np.asarray(arrays["observations"], np.float32),
-            actions=np.asarray(arrays["actions"], np.float32),
-            episode_ends=episode_ends,
-            scenes=scenes,
-        )
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which ``validate`` refuses
+            return Trajectories(
+                observations=np.asarray(arrays["observations"], np.float32),
+                actions=np.asarray(arrays["actions"], np.float32),
+                episode_ends=episode_ends,
+                scenes=scenes,
+            )
+
+
+def flags_of_marks(path: Path, key: str, marks: NDArray[Any], rows: int) -> NDArray[np.bool_]:
+    """Marks of ends, whatever their type, as flags (rows,). Raises ``TrajectoryError`` for NaN or another count."""
+    if marks.size != rows:
+        raise TrajectoryError(f"{path}: {rows} observations but {marks.size} {key}")
+    if np.isnan(marks.astype(np.float64, copy=False)).any():
+        raise TrajectoryError(f"{path}: {key} hold NaN: no mark of an end is that")
+    return marks.ravel().astype(bool)

@@ -12,16 +12,17 @@ import shlex
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
 from bench.errors import UserError
-from bench.graph import StageGraph, StageNode
+from bench.graph import REPORT, StageGraph, StageNode
 from bench.locks import LockHeldError, lock_file
 from bench.node_records import sweep_folder
 from bench.process import wanted_environment
@@ -41,16 +42,20 @@ from slurm.job import Pack
 from slurm.ledger import CODE, FOLDER, LOGS, JobArray, Submission, array_name, new_submission, read_submissions
 from slurm.profiles import DEFAULT, Profile, Resources, load_profile
 from slurm.snapshot import snapshot_code
-from slurm.states import ALIVE, JobState, job_states, node_jobs, node_states
+from slurm.states import ALIVE, ClusterNode, ClusterNodes, JobAnswers, JobState, ask_jobs, ask_nodes, sweep_arrays
+
+Answers = TypeVar("Answers", ClusterNodes, JobAnswers)
 
 _LOCK = ".lock"
 _POLL_SECONDS = 2.0
 _PATIENCE_SECONDS = 600.0
 """How long ``wait`` bears a controller that does not answer."""
+_ANSWER_SECONDS = 60.0
+"""How long a controller is given that is too busy to say what is in the queue, before anything is submitted."""
 _MAX_RELEASES = 3
 """How often ``wait`` releases one job: where launching fails again and again, releasing does not mend it."""
 # Until Python has set its handlers these signals are ignored: lost, where they would have killed the job.
-_SHIELD = """sh -c 'trap "" TERM USR2; exec "$0" "$@"'"""
+_SHIELD = """/bin/sh -c 'trap "" TERM USR2; exec "$0" "$@"'"""
 
 
 def check(profile: str | None) -> None:
@@ -79,30 +84,65 @@ def submit(
     chosen = load_profile(profile or DEFAULT)
     max_array_size = check_cluster()
     options = replace(options, out=options.out.resolve())
+    _check_path(options.out)
     folder = sweep_folder(options.out, sweep)
     try:
         with lock_file(folder / FOLDER / _LOCK, wait=False):
             _drop_cut_off(folder)
-            _cancel_failed_launches(folder)
-            alive = _alive_arrays(folder)
-            _cancel_orphans(folder, graph, alive)
+            known = _ask_patiently(folder)
+            _cancel_failed_launches(known)
+            alive = {node: one for node, one in known.items() if one.state in ALIVE and not _has_failed_launch(one)}
+            _cancel_orphans(graph, alive)
             nodes = [node for node in graph.missing() if node.name not in alive]
             if not nodes:
                 return [f"nothing to submit: {len(alive)} stages are in the queue" if alive else "nothing to submit"]
             arrays = plan_arrays(graph, nodes, chosen, max_array_size)
-            submitter = _Submitter(new_submission(folder, sweep, chosen.name), chosen, options, max_parallel, alive)
+            _check_device(arrays, options, chosen.name)
+            in_queue = {node: one.job.array.job_id or "" for node, one in alive.items()}
+            submitter = _Submitter(new_submission(folder, sweep, chosen.name), chosen, options, max_parallel, in_queue)
             return submitter.submit(arrays)
     except LockHeldError as error:
         raise UserError(f"{sweep} is being submitted by {error.holder}") from error
 
 
+def _check_path(out: Path) -> None:
+    """Refuse a folder in whose name Slurm would see a pattern, or a batch script another line."""
+    for sign in ("%", "\\", "\n"):
+        if sign in str(out):
+            raise UserError(f"--out {str(out)!r}: Slurm reads {sign!r} in the name of a log as a sign; choose another")
+
+
+def _check_device(arrays: list[PlannedArray], options: RunOptions, profile: str) -> None:
+    """Refuse stages that are to compute on a GPU in jobs without one."""
+    without = dict.fromkeys(array.stage for array in arrays if not array.resources.gpus and array.stage != REPORT)
+    if options.device == "cuda" and without:
+        raise UserError(
+            f"--device cuda: the profile {profile} asks for no GPU for {', '.join(without)}; give it gpus = 1, or use "
+            "--device auto"
+        )
+
+
 def cancel(sweep: str, out: Path) -> list[str]:
-    """Cancel the jobs of this sweep that are in the queue, and no others. Raises ``SlurmError``."""
+    """Cancel all jobs of this sweep that are in the queue, whoever submitted them, and no others.
+
+    Raises ``SlurmError``, also when no controller says what is in the queue.
+    """
     folder = sweep_folder(out.resolve(), sweep)
     _drop_cut_off(folder)
-    alive = _alive_arrays(folder)
-    cancel_jobs(sorted(set(alive.values()), key=int))
-    return [f"cancelled {len(alive)} stages in {len(set(alive.values()))} arrays"] if alive else []
+    known = _ask_patiently(folder)
+    nodes = [node for node, one in known.items() if one.state in ALIVE]
+    states = _jobs_patiently(folder).states
+    arrays = [
+        array
+        for array in sweep_arrays(folder)
+        if any(_is_alive(states.get(array.task_id(index) or "")) for index in range(len(array.packs)))
+    ]
+    cancel_jobs(sorted({array.job_id or "" for array in arrays}, key=int))
+    return [f"cancelled {len(nodes)} stages in {len(arrays)} arrays"] if arrays else []
+
+
+def _is_alive(state: JobState | None) -> bool:
+    return state is not None and state.state in ALIVE
 
 
 def wait(sweep: str, out: Path) -> None:
@@ -115,7 +155,12 @@ def wait(sweep: str, out: Path) -> None:
     answered = time.monotonic()
     releases: Counter[str] = Counter()
     while True:
-        states = _job_states(folder)
+        answers = ask_jobs(sweep_arrays(folder))
+        if not answers.silence:
+            answered = time.monotonic()
+        elif time.monotonic() - answered > _PATIENCE_SECONDS:
+            raise SlurmError(f"Slurm's controller does not say what is in the queue ({answers.silence})")
+        states = dict(answers.states)
         if _release_failed_launches(sweep, states, releases):
             time.sleep(_POLL_SECONDS)
             continue
@@ -123,21 +168,30 @@ def wait(sweep: str, out: Path) -> None:
         # What waits for a held job waits as long as that one.
         if any(state.held for state in alive) and all(state.held or state.reason == "Dependency" for state in alive):
             raise UserError(f"the jobs of {sweep} that are left are held; scontrol release lets them run")
-        if not alive:
-            try:
-                check_cluster()
-                return
-            except SlurmError:
-                if time.monotonic() - answered > _PATIENCE_SECONDS:
-                    raise
-        else:
-            answered = time.monotonic()
+        if not alive and not answers.silence:
+            return
         time.sleep(_POLL_SECONDS)
 
 
-def _job_states(folder: Path) -> dict[str, JobState]:
-    """Of the newest job of every node, by job id."""
-    return job_states({job.array.name: job.array for job in node_jobs(folder).values()}.values())
+def _ask_patiently(folder: Path) -> Mapping[str, ClusterNode]:
+    """What the cluster knows of the sweep's nodes. Raises ``SlurmError`` when it does not say: unknown is not gone."""
+    return _patiently(lambda: ask_nodes(folder)).nodes
+
+
+def _jobs_patiently(folder: Path) -> JobAnswers:
+    return _patiently(lambda: ask_jobs(sweep_arrays(folder)))
+
+
+def _patiently(ask: Callable[[], Answers]) -> Answers:
+    give_up_at = time.monotonic() + _ANSWER_SECONDS
+    while (answers := ask()).silence:
+        if time.monotonic() > give_up_at:
+            raise SlurmError(
+                f"Slurm's controller does not say what is in the queue ({answers.silence}); nothing was submitted or "
+                "cancelled: try again when it answers"
+            )
+        time.sleep(_POLL_SECONDS)
+    return answers
 
 
 def _release_failed_launches(sweep: str, states: dict[str, JobState], releases: Counter[str]) -> bool:
@@ -162,36 +216,31 @@ def _release_failed_launches(sweep: str, states: dict[str, JobState], releases: 
     return bool(held)
 
 
-def _cancel_failed_launches(folder: Path) -> None:
+def _has_failed_launch(node: ClusterNode) -> bool:
+    return node.job_state is not None and node.job_state.launch_failed
+
+
+def _cancel_failed_launches(known: Mapping[str, ClusterNode]) -> None:
     """Jobs that Slurm holds because their launch failed are taken out of the queue, so that they are submitted anew."""
-    cancel_jobs(sorted(job_id for job_id, state in _job_states(folder).items() if state.launch_failed))
+    cancel_jobs(sorted({one.job.task_id or "" for one in known.values() if _has_failed_launch(one)}))
 
 
-def _alive_arrays(folder: Path) -> dict[str, str]:
-    """Nodes that a job in the queue will compute -> id of its array."""
-    states, jobs = node_states(folder), node_jobs(folder)
-    return {
-        node: job.array.job_id for node, job in jobs.items() if states[node] in ALIVE and job.array.job_id is not None
-    }
-
-
-def _cancel_orphans(folder: Path, graph: StageGraph, alive: dict[str, str]) -> None:
+def _cancel_orphans(graph: StageGraph, alive: dict[str, ClusterNode]) -> None:
     """Cancel jobs that wait for an input that no job will make any more, and take their nodes out of ``alive``.
 
     They would start when the old job of the input has ended, and not find it, while a new job makes it.
     """
-    jobs = node_jobs(folder)
     missing = graph.missing()
     orphans = {""}
     while orphans:
         lost = {node.name for node in missing if node.name not in alive}
         orphans = {
-            jobs[node.name].task_id or ""
+            alive[node.name].job.task_id or ""
             for node in missing
             if node.name in alive and any(name in lost for name in node.inputs)
         }
         cancel_jobs(sorted(orphans))
-        for name in [name for name in alive if jobs[name].task_id in orphans]:
+        for name in [name for name, one in alive.items() if one.job.task_id in orphans]:
             del alive[name]
 
 
@@ -270,7 +319,8 @@ class _Submitter:
     def _pack(self, array: str, resources: Resources, nodes: tuple[StageNode, ...]) -> Pack:
         sweep = self.submission.sweep
         requests = [NodeRequest(sweep, node.name, node.hash, node.request).to_json() for node in nodes]
-        device = "cpu" if resources.gpus == 0 and self.options.device == "auto" else self.options.device
+        # Without a GPU only what computes nothing is left here, where one was asked for (``_check_device``).
+        device = "cpu" if resources.gpus == 0 else self.options.device
         options = replace(self.options, device=device, threads=resources.cpus)
         return Pack(array, requests, {**asdict(options), "out": str(options.out)}, self.profile.max_restarts)
 
@@ -313,12 +363,23 @@ def make_executor(
         cpus_per_task=resources.cpus,
         mem=f"{resources.memory_mb}MB",
         signal_delay_s=resources.signal_seconds,
-        setup=[*setup, *_environment_lines(folder / CODE, resources.cpus)],
+        setup=[*_submitter_lines(), *setup, *_environment_lines(folder / CODE, resources.cpus)],
         srun_args=["--cpus-per-task", str(resources.cpus)],  # Since 22.05 srun no longer takes it from sbatch.
         additional_parameters=extra,
         **{key: value for key, value in chosen.items() if value is not None},
     )
     return executor
+
+
+def _submitter_lines() -> list[str]:
+    """Shell lines that bring along what a job needs of the environment here.
+
+    Slurm does so by itself, but not where the site has it otherwise (``--export=NONE``); then not even ``sh`` is found.
+    """
+    path = shlex.quote(os.environ.get("PATH", os.defpath))
+    lines = [f'export PATH={path}"${{PATH:+:$PATH}}"', "export SLURM_EXPORT_ENV=ALL"]
+    carried = ("SLURM_CONF", "LD_LIBRARY_PATH")
+    return [*lines, *(f"export {name}={shlex.quote(os.environ[name])}" for name in carried if name in os.environ)]
 
 
 def _environment_lines(code: Path, threads: int) -> list[str]:

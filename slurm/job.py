@@ -26,6 +26,8 @@ from slurm.cluster import SlurmError, call
 
 JOB_LABEL, ARRAY_LABEL = "slurm_job", "slurm_array"
 """Labels of a node's exit record: Slurm's id of the job, and the name of its array."""
+_INPUT_SECONDS = 60.0
+"""An input that another node has just written may be seen so late here, where the file system caches attributes."""
 _REQUEUE_ATTEMPTS = 12
 _REQUEUE_SECONDS = 10.0
 """A controller that restarts is waited for this often and this long."""
@@ -62,7 +64,7 @@ class Pack(Checkpointable):
         for content in self.requests:
             if not stop.requested:
                 request = NodeRequest.from_json(content)
-                code = run_node(request, options, stop, labels)
+                code = run_node(request, options, stop, labels, input_patience_seconds=_INPUT_SECONDS)
                 if code == 1:
                     failed.append(request.node)
         if stop.requested:

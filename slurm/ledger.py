@@ -11,13 +11,12 @@ from __future__ import annotations
 import datetime
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bench.errors import StorageError
 from bench.files import read_sealed_json, storage_errors, write_sealed_json
+from bench.shape import load_record
 
 FOLDER = "slurm"
 RECORD, CODE, LOGS = "submission.json", "code", "logs"
@@ -82,7 +81,11 @@ def new_submission(sweep_folder: Path, sweep: str, profile: str) -> Submission:
     numbers = [int(path.name) for path in _folders(sweep_folder)]
     folder = parent / f"{max(numbers, default=0) + 1:04d}"
     with storage_errors(f"make the folder {folder}"):
-        (folder / LOGS).mkdir(parents=True)
+        # Jobs run what lies in these two (code, pickles): nobody else may write there, whatever the umask.
+        for inner in (LOGS, CODE):
+            (folder / inner).mkdir(parents=True)
+            (folder / inner).chmod(0o700)
+        folder.chmod(0o755)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     submission = Submission(folder, sweep, profile, created)
     submission.write()
@@ -110,11 +113,6 @@ def _read(folder: Path) -> Submission:
     remedy = f"move the folder {folder} away; jobs that it submitted are then no longer followed"
     content = read_sealed_json(path, remedy)
     if content.get("format") != FORMAT:
-        raise StorageError(f"{path} has format {content.get('format')}, expected {FORMAT}; {remedy}")
-    arrays = tuple(_array(array) for array in content["arrays"])
-    return Submission(folder, content["sweep"], content["profile"], content["created"], arrays)
-
-
-def _array(content: Mapping[str, Any]) -> JobArray:
-    packs = tuple(tuple(pack) for pack in content["packs"])
-    return JobArray(content["name"], content["stage"], packs, content["job_id"], content["dropped"])
+        raise StorageError(f"{path} has format {content.get('format')!r:.60}, expected {FORMAT}; {remedy}")
+    content = {name: value for name, value in content.items() if name != "format"}
+    return load_record(Submission, {**content, "folder": str(folder)}, path, remedy)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bench import lookup
 from bench.cli import main
 from bench.play import find_learned
+from bench.run_record import write_run_record
 from envs.core import EpisodeRenderer, PictureError, Task
 from envs.registry import task_distribution
 from tests.conftest import ROOT, Bench
@@ -165,7 +166,8 @@ def copied(out: Path, tmp_path: Path) -> Path:
 
 def change_record(run: Path, **changes: Any) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((run / "run.json").read_text()) | changes
-    (run / "run.json").write_text(json.dumps(record))
+    record.pop("seal", None)
+    write_run_record(run, record)
     return record
 
 

@@ -39,7 +39,11 @@ def write_run(folder: Path, table: pd.DataFrame, **record: Any) -> None:
     table.to_parquet(folder / "episodes.parquet")
     content = {
         "run": folder.name, "algo": "a", "env": "e", "preset": "quick", "seed": 0, "status": "done",
-        "stages": [{"name": "x", "seconds": 10.0}, {"name": "y", "seconds": 2.25}], **record,
+        "stages": [
+            {"name": "x", "artefact": "x-0", "done": True, "seconds": 10.0},
+            {"name": "y", "artefact": "y-0", "done": True, "seconds": 2.25},
+        ],
+        **record,
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(content))
 

@@ -23,6 +23,7 @@ from bench.signals import StopRequest
 from bench.status import read_status
 from bench.store import ArtefactStore
 from bench.worker import NodeRequest, run_node
+from slurm.ledger import JobArray
 from tests.conftest import ROOT, Bench
 
 SWEEP = "toys-smoke"
@@ -155,8 +156,9 @@ def test_the_word_of_the_cluster_is_added(
         started = start_record(folder, data.name, {})
         if record != "running":
             end_record(folder, started, record)
-    known = {data.name: slurm.states.ClusterNode(cluster, said="")}
-    monkeypatch.setattr(slurm.states, "cluster_nodes", lambda folder: known)
+    job = slurm.states.NodeJob(JobArray("a", "data", ((data.name,),)), None, tmp_path / "log")
+    known = slurm.states.ClusterNodes({data.name: slurm.states.ClusterNode(cluster, said="", job=job)})
+    monkeypatch.setattr(slurm.states, "ask_nodes", lambda folder: known)
     write_ledger(graph, tmp_path, executor="slurm")
     status = read_status(tmp_path, SWEEP)
     assert status.nodes[data.name].state == expected

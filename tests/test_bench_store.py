@@ -22,7 +22,7 @@ def build(store: ArtefactStore, planned: PlannedStage) -> Path:
     (folder / "weights.bin").write_bytes(b"weights")
     (folder / "pictures").mkdir()
     (folder / "pictures" / "a.png").write_bytes(b"picture")
-    store.commit(planned, {"loss": 0.5}, 12.3456, Machine("cpu", 1))
+    store.commit(planned, {"loss": 0.5}, 12.3456, Machine("cpu", 1), {"data": "0" * 64})
     return store.folder(planned.artefact_name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,8 @@ def test_the_command_takes_a_node_from_a_file(graph: StageGraph, tmp_path: Path,
     assert "adapt-" in outcome.err and "cannot be computed: fit-" in outcome.err
     file.write_text('{"sweep": "x"}')
     outcome = bench("stage", "--run-json", file, "--out", tmp_path)
-    assert (outcome.code, outcome.err) == (2, "bench: not a node of a sweep, or of another version: KeyError 'node'\n")
+    assert outcome.code == 2
+    assert re.fullmatch(r"bench: not a node of a sweep, .*: the field '(node|hash|request)' is missing\n", outcome.err)
 
 
 @pytest.mark.parametrize(
@@ -149,5 +151,5 @@ def test_a_damaged_or_foreign_record_is_refused_with_its_reason(graph: StageGrap
 def test_json_of_another_version_is_refused() -> None:
     content = NodeRequest("s", "n", "h", REQUEST).to_json()
     content["request"]["flavour"] = "sweet"
-    with pytest.raises(UserError, match=r"of another version: TypeError .*flavour"):
+    with pytest.raises(UserError, match=r"of another version: request: unknown field 'flavour'"):
         NodeRequest.from_json(content)

@@ -130,7 +130,7 @@ def test_damaged_files_are_refused_with_one_line(tmp_path: Path) -> None:
     contents = path.read_bytes()
     for damaged in (contents[: len(contents) // 2], contents[:100], b"", b"not HDF5" * 100):
         path.write_bytes(damaged)
-        with pytest.raises(TrajectoryError, match="not a readable HDF5 file") as caught:
+        with pytest.raises(TrajectoryError, match=r"not a readable HDF5 file|the file is empty") as caught:
             Trajectories.load_hdf5(path)
         assert "\n" not in str(caught.value)
 

@@ -59,7 +59,7 @@ class ToyDataSource:
             observations = -observations
         return Trajectories(observations, observations[:, :1] * 0.5, np.array([20, 40, 60]))
 
-    def read(self, origin: str) -> RecordedData:
+    def read(self, origin: str, skip_damaged: bool = False) -> RecordedData:
         return RecordedData(Trajectories.load_hdf5(Path(origin)), ("format: a toy's",))
 
     def draw_coverage(self, trajectories: Trajectories, path: Path) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from bench.files import read_json
+from bench.errors import StorageError
 from bench.statistics.episodes import EpisodeReturns, Excluded
-from bench.store import ARTEFACTS_FOLDER, MANIFEST, ArtefactStore, stage_file_name
+from bench.store import ARTEFACTS_FOLDER, ArtefactStore, stage_file_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,12 +70,16 @@ class LoadedRun:
     def stage_key(self, stage: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """What determines the artefact of one of the run's stages (``config`` and more), by its manifest.
 
-        An exported run holds its manifests; another one has its artefacts beside it. None where neither is there.
+        An exported run holds its manifests; another one has its artefacts beside it. None where neither is there, or
+        can be read.
         """
         if "manifest" in stage:
             return cast(Mapping[str, Any], stage["manifest"]["key"])
-        manifest = ArtefactStore(self.folder.parent / ARTEFACTS_FOLDER).folder(stage["artefact"]) / MANIFEST
-        return cast(Mapping[str, Any], read_json(manifest)["key"]) if manifest.exists() else None
+        try:
+            store = ArtefactStore(self.folder.parent / ARTEFACTS_FOLDER)
+            return cast(Mapping[str, Any], store.manifest(stage["artefact"])["key"])
+        except StorageError:
+            return None
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,16 @@ from typing import Any
 from urllib.parse import quote
 
 from bench.errors import StorageError, UserError
-from bench.files import read_json, read_sealed_json
+from bench.files import read_sealed_json
 from bench.ledger import sweeps_below
 from bench.lookup import find_task_distribution
 from bench.node_records import FAILED, SWEEPS_FOLDER
 from bench.reporting.model import Column, ReportInputs, ReportTable
 from bench.results import read_run, task_set_of, total_seconds
 from bench.rows import EPISODES_TABLE
+from bench.run_record import read_run_record
 from bench.status import read_status
-from bench.store import ARTEFACTS_FOLDER, FAILURE, RUN_FILE, ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, FAILURE, ArtefactStore
 from envs.core import TARGET
 
 
@@ -127,7 +128,7 @@ def failures(inputs: ReportInputs, report: Path) -> list[Failure]:
 def _traceback_of_run(folder: Path) -> str:
     """Of the stage that failed; where its record has gone, the errors in the run's rows."""
     try:
-        record = read_json(folder / RUN_FILE)
+        record = read_run_record(folder)
         store = ArtefactStore(folder.parent / ARTEFACTS_FOLDER)
         for stage in record.get("stages", []):
             path = store.partial_folder(str(stage.get("artefact"))) / FAILURE

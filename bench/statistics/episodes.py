@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.errors import StorageError, UserError
-from bench.files import read_json
 from bench.lookup import find_task_distribution
 from bench.results import read_run, run_changes, why_no_result
 from bench.rows import EPISODES_TABLE, TARGET_PHASES
+from bench.run_record import read_run_record
 from bench.store import RUN_FILE
 
 FloatArray = NDArray[np.float64]
@@ -83,7 +83,7 @@ def load_episodes(folders: Sequence[Path]) -> LoadedEpisodes:
     tables, excluded = [], []
     for folder in _run_folders(folders):
         try:
-            record = read_json(folder / RUN_FILE)
+            record = read_run_record(folder)
             if (elsewhere := why_no_result(record)) is not None:
                 excluded.append(Excluded(str(folder), elsewhere, expected=True))
                 continue

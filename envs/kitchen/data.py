@@ -95,9 +95,9 @@ class KitchenDataSource:
         last = min(first + config.chunk_trajectories, config.num_trajectories)
         return demonstrations(config, range(first, last), threads)[0]
 
-    def read(self, origin: str) -> RecordedData:
+    def read(self, origin: str, skip_damaged: bool = False) -> RecordedData:
         """Anything that the kitchen's readers know. Raises ``TrajectoryError``."""
-        trajectories, report = read_trajectories(origin)
+        trajectories, report = read_trajectories(origin, skip_damaged)
         return RecordedData(trajectories, report.lines())
 
     def draw_coverage(self, trajectories: Trajectories, path: Path) -> None:

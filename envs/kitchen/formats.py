@@ -17,31 +17,23 @@ downloads were not at hand. Nothing here repairs anything: ``readers.py`` checks
 from __future__ import annotations
 
 import re
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.kitchen.physics import ACTION_SCALE, ENV_STEP_SECONDS, PHYSICS_STEPS, POSITION_DIM, ROBOT_JOINTS
-from envs.trajectories import TrajectoryError
+from envs.data_files import Hdf5Reader, npz_names, read_npz_arrays
+from envs.kitchen.physics import POSITION_DIM, ROBOT_JOINTS
+from envs.trajectories import TrajectoryError, flags_of_marks
 
 GYMNASIUM_DIM = 59
 """Observation of ``FrankaKitchen-v1``: qpos 9 and qvel 9 of the robot, qpos 21 and qvel 20 of the objects."""
 _D4RL_DIM = 60
-_LOG_HEADER = struct.Struct("<7i")
-_LOG_COUNTS = ("nq", "nv", "nu", "nmocap", "nsensordata", "nuserdata", "name length")
-_KITCHEN_COUNTS = (POSITION_DIM, 29, ROBOT_JOINTS)
-_LOG_RECORD_SECONDS = ENV_STEP_SECONDS / PHYSICS_STEPS
-_LOG_ACTION_LIMIT = 0.999
-"""Relay Policy Learning clips the actions it derives to this, so that all published kitchen data have it."""
+_MOST_EPISODES = 100_000
+"""Beyond this a count of episodes is not believed."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +54,11 @@ class Rows:
     cuts: int = 0
     dropped_rows: int = 0
     """Observations that no action follows, left out."""
+    remarks: tuple[str, ...] = ()
+    """What else is worth a look, one line each."""
 
 
-def read_flat_hdf5(path: Path, file: Any) -> Rows:
+def read_flat_hdf5(path: Path, file: Hdf5Reader) -> Rows:
     """D4RL's arrays laid end to end: ``observations``, ``actions``, ``terminals``, and ``timeouts`` in newer files.
 
     An episode ends where either mark is set, the last one at the latest with the file. Raises ``TrajectoryError``.
@@ -81,10 +75,7 @@ def read_flat_hdf5(path: Path, file: Any) -> Rows:
     marked = np.zeros(len(observations), dtype=bool)
     for key in ("terminals", "timeouts"):
         if key in file:
-            marks = _array(path, file, key).ravel()
-            if len(marks) != len(observations):
-                raise TrajectoryError(f"{path}: {len(observations)} observations but {len(marks)} {key}")
-            marked |= marks.astype(bool)
+            marked |= flags_of_marks(path, key, file.array(key), len(observations))
     marked[-1:] = True
     return Rows(
         format_name=f"flat HDF5, {observations.shape[1]} values per observation",
@@ -95,13 +86,13 @@ def read_flat_hdf5(path: Path, file: Any) -> Rows:
     )
 
 
-def read_minari_hdf5(path: Path, file: Any) -> Rows:
+def read_minari_hdf5(path: Path, file: Hdf5Reader) -> Rows:
     """Minari's ``main_data.hdf5``: groups ``episode_<i>``, in the order of their numbers.
 
     Each holds ``observations/observation`` (T + 1, 59), ``actions`` (T, 9), ``terminations`` and ``truncations`` (T,).
     The last observation is left out. Raises ``TrajectoryError``.
     """
-    names = sorted((name for name in file if _is_episode(name)), key=lambda name: int(name.partition("_")[2]))
+    names = sorted(filter(_is_episode, file.names()), key=lambda name: int(name.partition("_")[2]))
     episodes, early_marks = [], 0
     for name in names:
         for key in ("observations/observation", "actions"):
@@ -121,25 +112,30 @@ def read_minari_hdf5(path: Path, file: Any) -> Rows:
             )
         for key in ("terminations", "truncations"):
             if f"{name}/{key}" in file:
-                early_marks += int(_array(path, file, f"{name}/{key}")[:-1].astype(bool).sum())
+                early_marks += int(file.array(f"{name}/{key}")[:-1].astype(bool).sum())
         episodes.append((positions_of_gymnasium(observations[:-1]), actions))
-    return _joined("Minari", path, episodes, early_marks=early_marks, dropped_rows=len(episodes))
+    remarks = _missing_episodes(names, file.attribute("total_episodes"))
+    return joined("Minari", path, episodes, early_marks=early_marks, dropped_rows=len(episodes), remarks=remarks)
+
+
+def _missing_episodes(names: Sequence[str], promised: Any) -> tuple[str, ...]:
+    """A line on the episodes that a Minari file should hold, by its own count or by their numbers, and does not."""
+    numbers = {int(name.partition("_")[2]) for name in names}
+    total = int(promised) if isinstance(promised, int | np.integer) else 0
+    expected = max(len(numbers), min(total, _MOST_EPISODES))
+    missing = sorted(set(range(expected)) - numbers)
+    if not missing:
+        return ()
+    shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    return (f"{len(missing)} episodes are missing from the file ({shown}): it holds {len(numbers)} of {expected}",)
 
 
 def read_npz(path: Path) -> Rows:
     """``observations`` (N, 59) or (N, 30), ``actions`` (N, 9) and ``episode_ends`` (E,). Raises ``TrajectoryError``."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if any(name.endswith(".mjl") for name in archive.files):
-                raise TrajectoryError(f"{path}: an archive of .mjl logs; unpack it and give its folder")
-            missing = [key for key in ("observations", "actions", "episode_ends") if key not in archive.files]
-            if missing:
-                raise TrajectoryError(f"{path}: no {', '.join(missing)}; found {sorted(archive.files)}")
-            observations, actions, ends = (archive[key] for key in ("observations", "actions", "episode_ends"))
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, TrajectoryError):
-            raise
-        raise TrajectoryError(f"{path}: not a readable .npz, perhaps truncated ({_first_line(error)})") from error
+    if any(name.endswith(".mjl") for name in npz_names(path)):
+        raise TrajectoryError(f"{path}: an archive of .mjl logs; unpack it and give its folder")
+    arrays = read_npz_arrays(path, ("observations", "actions", "episode_ends"))
+    observations, actions, ends = (arrays[key] for key in ("observations", "actions", "episode_ends"))
     if observations.ndim != 2 or observations.shape[1] not in (GYMNASIUM_DIM, POSITION_DIM):
         raise TrajectoryError(
             f"{path}: observations have shape {observations.shape}; .npz needs (rows, {GYMNASIUM_DIM}) as Minari's or "
@@ -147,53 +143,14 @@ def read_npz(path: Path) -> Rows:
         )
     if observations.shape[1] == GYMNASIUM_DIM:
         observations = positions_of_gymnasium(observations)
+    if ends.dtype.kind not in "iu":
+        raise TrajectoryError(f"{path}: episode_ends hold {ends.dtype}; expected whole numbers")
     return Rows(".npz", observations, actions, np.asarray(ends, dtype=np.int64))
 
 
-def read_logs(paths: Sequence[Path], where: Path) -> Rows:
-    """Raw ``.mjl`` logs, in the order given; a log of less than one transition holds no episode.
-
-    The layout is that of the MuJoCo VR logger (vikashplus/puppet, ``write_logs``), which also wrote one record per
-    physics step: seven int32 (nq, nv, nu, nmocap, nsensordata, nuserdata, length of the name), the name, then float32
-    records [time, qpos, qvel, ctrl, mocap pos, mocap quat, sensordata, userdata]. As Relay Policy Learning's
-    ``parse_demos`` with its ``--skip 40``, every 40th record is one env_step, and the action is the joint velocity
-    that leads to the recorded position targets ``ctrl``, as a fraction of 2 rad/s, clipped to 0.999:
-
-        action = clip((ctrl - qpos[:9]) / 0.08 s / 2, -0.999, 0.999)
-
-    Different from there: ``parse_demos`` replays these actions in simulation and records noisy observations from it;
-    here observations are the recorded positions and actions refer to them. Both leave out the last env_step's action.
-
-    Not confirmed on real logs, which were not at hand: that their records are 2 ms apart (checked in each file against
-    its own time column) and that nq, nv, nu are 30, 29, 9 (``parse_demos`` copies them into the kitchen; checked too).
-    Raises ``TrajectoryError`` naming the file.
-    """
-    episodes: list[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]] = []
-    cuts = dropped_rows = 0
-    for path in paths:
-        records = _log_records(path)
-        segments = _unbroken(path, records[:, 0])
-        cuts += len(segments) - 1
-        for start, end in segments:
-            frames = records[start:end:PHYSICS_STEPS].astype(np.float64)
-            dropped_rows += 1
-            if len(frames) > 1:
-                episodes.append(_log_episode(frames))
-    return _joined(".mjl logs", where, episodes, cuts=cuts, dropped_rows=dropped_rows)
-
-
-def looks_like_log(path: Path) -> bool:
-    """Whether the file starts with counts that a ``.mjl`` log of some model could have (it has no magic number)."""
-    with path.open("rb") as file:
-        header = file.read(_LOG_HEADER.size)
-    if len(header) < _LOG_HEADER.size:
-        return False
-    return all(0 <= count < 10_000 for count in _LOG_HEADER.unpack(header))
-
-
-def is_minari(file: Any) -> bool:
+def is_minari(file: Hdf5Reader) -> bool:
     """Whether an open HDF5 file has groups ``episode_<i>``."""
-    return any(_is_episode(name) for name in file)
+    return any(map(_is_episode, file.names()))
 
 
 def positions_of_gymnasium(observations: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
@@ -202,38 +159,18 @@ def positions_of_gymnasium(observations: NDArray[np.floating[Any]]) -> NDArray[n
     return np.concatenate([observations[:, :ROBOT_JOINTS], observations[:, objects]], axis=1)
 
 
-@contextmanager
-def opened_hdf5(path: Path) -> Iterator[Any]:
-    """An HDF5 file, open for reading. Raises ``TrajectoryError`` when it, or later a part of it, cannot be read."""
-    import h5py  # imported on use: reading a file is the only thing that needs it
-
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError) as error:
-        raise TrajectoryError(f"{path}: not a readable HDF5 file, perhaps truncated ({_first_line(error)})") from error
-
-
 def _is_episode(name: str) -> bool:
     return re.fullmatch(r"episode_\d+", name) is not None
 
 
-def _array(path: Path, file: Any, key: str) -> NDArray[Any]:
-    """A numeric array of an HDF5 file."""
-    array = file[key][()] if hasattr(file[key], "shape") else None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "bfiu":
-        raise TrajectoryError(f"{path}: {key} is not an array of numbers")
-    return array
-
-
-def _matrix(path: Path, file: Any, key: str) -> NDArray[np.floating[Any]]:
-    array = _array(path, file, key)
+def _matrix(path: Path, file: Hdf5Reader, key: str) -> NDArray[np.floating[Any]]:
+    array = file.array(key)
     if array.ndim != 2:
         raise TrajectoryError(f"{path}: {key} has shape {array.shape}; expected (rows, values)")
     return array
 
 
-def _joined(
+def joined(
     format_name: str,
     path: Path,
     episodes: Sequence[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]],
@@ -241,6 +178,7 @@ def _joined(
     dropped_rows: int,
     early_marks: int = 0,
     cuts: int = 0,
+    remarks: tuple[str, ...] = (),
 ) -> Rows:
     if not episodes:
         raise TrajectoryError(f"{path}: holds no episode of at least one transition ({format_name})")
@@ -252,52 +190,5 @@ def _joined(
         dropped_rows=dropped_rows,
         early_marks=early_marks,
         cuts=cuts,
+        remarks=remarks,
     )
-
-
-def _log_records(path: Path) -> NDArray[np.float32]:
-    """Records (R, 1 + nq + nv + nu + ...) of a log, its counts checked against each other and the file's size."""
-    content = path.read_bytes()
-    if len(content) < _LOG_HEADER.size:
-        raise TrajectoryError(f"{path}: only {len(content)} bytes; a .mjl log starts with {_LOG_HEADER.size} of counts")
-    counts = _LOG_HEADER.unpack_from(content)
-    nq, nv, nu, nmocap, nsensordata, nuserdata, name_length = counts
-    if counts[:3] != _KITCHEN_COUNTS or min(counts) < 0:
-        shown = ", ".join(f"{name} {count}" for name, count in zip(_LOG_COUNTS, counts, strict=True))
-        raise TrajectoryError(f"{path}: not a .mjl log of the kitchen (nq 30, nv 29, nu 9): its header says {shown}")
-    record_floats = 1 + nq + nv + nu + 7 * nmocap + nsensordata + nuserdata
-    record_bytes = 4 * record_floats
-    body_bytes = len(content) - _LOG_HEADER.size - name_length
-    if body_bytes <= 0 or body_bytes % record_bytes:
-        raise TrajectoryError(
-            f"{path}: {max(body_bytes, 0)} bytes after header and name are not a whole number, above 0, of records of "
-            f"{record_bytes} bytes: truncated"
-        )
-    offset = _LOG_HEADER.size + name_length
-    return np.frombuffer(content, dtype="<f4", offset=offset).reshape(-1, record_floats)
-
-
-def _unbroken(path: Path, seconds: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """(start, end) of the stretches of records in which time goes on evenly; it breaks where the scene was reset."""
-    with np.errstate(invalid="ignore"):  # infinite times fail the check that follows
-        steps = np.diff(seconds.astype(np.float64))
-    if len(steps) and not abs(np.median(steps) - _LOG_RECORD_SECONDS) < _LOG_RECORD_SECONDS / 4:
-        raise TrajectoryError(
-            f"{path}: records are {np.median(steps):.4g} s apart; the kitchen's logs have one every "
-            f"{_LOG_RECORD_SECONDS:g} s"
-        )
-    breaks = np.flatnonzero(np.abs(steps - _LOG_RECORD_SECONDS) > 4 * _LOG_RECORD_SECONDS) + 1
-    bounds = [0, *breaks.tolist(), len(seconds)]
-    return list(pairwise(bounds))
-
-
-def _log_episode(frames: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Observations (T, 30) and actions (T, 9) from T + 1 records that are 0.08 s apart."""
-    nq, nv, nu = _KITCHEN_COUNTS
-    positions, targets = frames[:-1, 1 : 1 + nq], frames[:-1, 1 + nq + nv : 1 + nq + nv + nu]
-    velocities = (targets - positions[:, :ROBOT_JOINTS]) / ENV_STEP_SECONDS
-    return positions, np.clip(velocities / ACTION_SCALE, -_LOG_ACTION_LIMIT, _LOG_ACTION_LIMIT)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

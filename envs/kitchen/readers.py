@@ -23,16 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.kitchen.formats import (
-    Rows,
-    is_minari,
-    looks_like_log,
-    opened_hdf5,
-    read_flat_hdf5,
-    read_logs,
-    read_minari_hdf5,
-    read_npz,
-)
+from envs.data_files import DataFileError, Hdf5Reader, opened_hdf5, why_not_data
+from envs.kitchen.formats import Rows, is_minari, read_flat_hdf5, read_minari_hdf5, read_npz
+from envs.kitchen.logs import ENDING, find_logs, looks_like_log, read_logs
 from envs.kitchen.physics import ACTION_DIM, POSITION_DIM, ROBOT_JOINTS
 from envs.trajectories import Trajectories, TrajectoryError
 
@@ -63,6 +56,8 @@ class ReadReport:
     dropped_rows: int
     """Observations left out because no action follows them."""
     single_row_episodes: int
+    more: tuple[str, ...] = ()
+    """What else is worth a look: files left out, episodes that are missing."""
 
     def lines(self) -> tuple[str, ...]:
         """One line for the format and one for each thing that is worth a look."""
@@ -72,17 +67,18 @@ class ReadReport:
             (self.dropped_rows, "left out {} last observations, which no action follows"),
             (self.single_row_episodes, "{} episodes are a single row"),
         )
-        return (f"format: {self.format_name}", *(text.format(count) for count, text in remarks if count))
+        return (f"format: {self.format_name}", *(text.format(count) for count, text in remarks if count), *self.more)
 
 
-def read_trajectories(origin: str | Path) -> tuple[Trajectories, ReadReport]:
+def read_trajectories(origin: str | Path, skip_damaged: bool = False) -> tuple[Trajectories, ReadReport]:
     """Trajectories with observations (N, 30) and actions (N, 9) in [-1, 1], and what was done to get them.
 
     ``origin`` is a file, a folder (a Minari dataset's, or one searched for ``*.mjl``), or a name: one of
-    ``MINARI_DATASETS``, or ``minari:complete`` and so on. Raises ``TrajectoryError``: one line that names the file, the
-    defect and what is valid.
+    ``MINARI_DATASETS``, or ``minari:complete`` and so on. ``skip_damaged`` leaves out, of a folder of logs, those that
+    are damaged, and the report says which. Raises ``TrajectoryError``: one line that names the file, the defect and
+    what is valid.
     """
-    rows = _read_rows(str(origin))
+    rows = _read_rows(str(origin), skip_damaged)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
         trajectories = Trajectories(
             observations=rows.observations.astype(np.float32),
@@ -106,6 +102,7 @@ def read_trajectories(origin: str | Path) -> tuple[Trajectories, ReadReport]:
         early_marks=early_marks,
         dropped_rows=rows.dropped_rows,
         single_row_episodes=int((trajectories.lengths == 1).sum()),
+        more=rows.remarks,
     )
 
 
@@ -116,48 +113,54 @@ def human_trajectories() -> Trajectories:
         return read_trajectories(path)[0]
 
 
-def _read_rows(origin: str) -> Rows:
+def _read_rows(origin: str, skip_damaged: bool) -> Rows:
     path = Path(origin)
     try:
         if path.is_dir():
-            return _read_folder(path)
+            return _read_folder(path, skip_damaged)
         if path.exists():
             return _read_file(path)
     except OSError as error:
         raise TrajectoryError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
+    except DataFileError as error:
+        raise TrajectoryError(str(error)) from error
     if origin.startswith(("minari:", "D4RL/")):
         return _read_file(_minari_file(origin))
     raise TrajectoryError(f"{origin}: no such file or folder")
 
 
-def _read_folder(folder: Path) -> Rows:
+def _read_folder(folder: Path, skip_damaged: bool) -> Rows:
     for file in (folder / _MINARI_FILE, folder / _MINARI_FILE.name):
         if file.is_file():
             return _read_file(file)
-    logs = sorted(folder.rglob("*.mjl"))
+    logs = find_logs(folder)
     if not logs:
         raise TrajectoryError(f"{folder}: a folder with neither {_MINARI_FILE} (Minari) nor any .mjl log below it")
-    return read_logs(logs, folder)
+    return read_logs(logs, folder, skip_damaged)
 
 
 def _read_file(path: Path) -> Rows:
-    with path.open("rb") as file:
-        signature = file.read(len(_HDF5_SIGNATURE))
-    if not signature:
-        raise TrajectoryError(f"{path}: the file is empty")
+    if not path.is_file():
+        raise TrajectoryError(f"{path}: neither a file nor a folder")
+    reason = why_not_data(path)
+    if reason is not None:
+        raise TrajectoryError(f"{path}: {reason}")
+    with path.open("rb") as opened:
+        signature = opened.read(len(_HDF5_SIGNATURE))
     if signature == _HDF5_SIGNATURE:
-        with opened_hdf5(path) as file:
+        with opened_hdf5(path) as hdf5:
+            file = Hdf5Reader(path, hdf5)
             if is_minari(file):
                 return read_minari_hdf5(path, file)
             if "observations" in file or "actions" in file:
                 return read_flat_hdf5(path, file)
             raise TrajectoryError(
                 f"{path}: HDF5 with neither D4RL's observations and actions nor Minari's groups episode_<i>; "
-                f"found {sorted(file)[:5]}"
+                f"found {file.names()[:5]}"
             )
     if signature.startswith(_ZIP_SIGNATURE):
         return read_npz(path)
-    if path.suffix == ".mjl" or looks_like_log(path):
+    if path.suffix == ENDING or looks_like_log(path):
         return read_logs([path], path)
     raise TrajectoryError(f"{path}: not a format of the kitchen; expected {_FORMATS}")
 

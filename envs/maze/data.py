@@ -98,8 +98,8 @@ class MazeDataSource:
         """Start position, then waypoints, of a trajectory: ``plan_between_cells``."""
         return plan_between_cells(self.layout, config, keyed_rng(config.seed, "maze data", trajectory_index))
 
-    def read(self, origin: str) -> RecordedData:
-        """A file of D4RL's flat HDF5. Raises ``TrajectoryError``."""
+    def read(self, origin: str, skip_damaged: bool = False) -> RecordedData:
+        """A file of D4RL's flat HDF5, of which nothing can be left out. Raises ``TrajectoryError``."""
         return RecordedData(Trajectories.load_hdf5(Path(origin)))
 
     def draw_coverage(self, trajectories: Trajectories, path: Path) -> None:

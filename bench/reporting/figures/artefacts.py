@@ -7,7 +7,6 @@ algorithm it is the run with the lowest seed of those that have such files.
 from __future__ import annotations
 
 import textwrap
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from bench.reporting.model import LoadedRun, Made, ReportFigure, ReportInputs
 from bench.reporting.palette import in_order
 from bench.rows import TARGET_PHASES
 from envs.core import Task, TaskDistribution
+from envs.data_files import DataFileError, read_npz_arrays
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,8 +58,8 @@ def path_figures(inputs: ReportInputs) -> Made[ReportFigure]:
         if tasks.draw_paths_on is None:
             missing.append(f"paths on {where}: the task distribution has no way to draw them in a panel")
             continue
-        found = stage_paths(inputs, env, preset, TARGET_PHASES)
-        trained = stage_paths(inputs, env, preset, (POSTERIOR,))
+        found = stage_paths(inputs, env, preset, TARGET_PHASES, missing)
+        trained = stage_paths(inputs, env, preset, (POSTERIOR,), missing)
         if found:
             figures.append(_target_figure(tasks, preset, found))
         if trained:
@@ -71,14 +71,22 @@ def path_figures(inputs: ReportInputs) -> Made[ReportFigure]:
     return Made(tuple(figures), tuple(missing))
 
 
-def stage_paths(inputs: ReportInputs, env: str, preset: str, phases: Sequence[str]) -> list[StagePaths]:
-    """Of each algorithm, in the order of legends: paths of the stage with these phases, of its first run with any."""
+def stage_paths(
+    inputs: ReportInputs, env: str, preset: str, phases: Sequence[str], damaged: list[str]
+) -> list[StagePaths]:
+    """Of each algorithm, in the order of legends: paths of the stage with these phases, of its first run with any.
+
+    A file that cannot be read is passed over, and named in ``damaged``.
+    """
     runs = [run for run in inputs.runs if (run.env, run.preset) == (env, preset)]
     found: dict[str, StagePaths] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         file = None if run.label in found else _paths_file(run, phases)
         if file is not None:
-            found[run.label] = StagePaths(run.label, run.seed, read_paths(file))
+            try:
+                found[run.label] = StagePaths(run.label, run.seed, read_paths(file))
+            except StorageError as error:
+                damaged.append(f"paths on {env}, {preset}: {error}")
     return [found[label] for label in in_order(list(found))]
 
 
@@ -98,6 +106,11 @@ def _has_phase(run: LoadedRun, stage: str, phases: Sequence[str]) -> bool:
 def read_paths(file: Path) -> dict[tuple[int, int], NDArray[np.float32]]:
     """Paths (T, D) by task and episode (``algorithms.stage.PATHS_FILE``). Raises ``StorageError``."""
     content = _read(file, ("task", "episode", "ends", "states"))
+    tasks, episodes, ends, states = (content[name] for name in ("task", "episode", "ends", "states"))
+    if not (tasks.shape == episodes.shape == ends.shape and tasks.ndim == 1 and states.ndim == 2) or not (
+        all(array.dtype.kind in "iu" for array in (tasks, episodes, ends)) and (np.diff(ends) >= 0).all()
+    ):
+        raise StorageError(f"{file} cannot be read: its arrays do not fit each other")
     paths = np.split(content["states"], content["ends"][:-1])
     keys = zip(content["task"].tolist(), content["episode"].tolist(), strict=True)
     return dict(zip(keys, paths, strict=True))
@@ -105,9 +118,8 @@ def read_paths(file: Path) -> dict[tuple[int, int], NDArray[np.float32]]:
 
 def _read(file: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
-            return {name: content[name] for name in names}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        return read_npz_arrays(file, names)
+    except DataFileError as error:
         raise StorageError(f"{file} cannot be read: {error}") from error
 
 
@@ -167,6 +179,7 @@ def _draw_paths(
 def latent_figures(inputs: ReportInputs) -> Made[ReportFigure]:
     """A figure for each latent space that a run's stage has learned; stages that runs share once."""
     figures: list[ReportFigure] = []
+    missing: list[str] = []
     seen: set[str] = set()
     drawn: set[tuple[str, ...]] = set()
     for run in sorted(inputs.runs, key=lambda run: (run.label, run.env, run.preset, run.seed)):
@@ -175,9 +188,13 @@ def latent_figures(inputs: ReportInputs) -> Made[ReportFigure]:
             if file is not None and stage["artefact"] not in seen and key not in drawn:
                 seen.add(stage["artefact"])
                 drawn.add(key)
-                figures.append(_latent_figure(run, str(stage["name"]), file))
-    missing = () if figures else (f"latent spaces: no run has kept any ({LATENTS_FILE}; older runs have none)",)
-    return Made(tuple(figures), missing)
+                try:
+                    figures.append(_latent_figure(run, str(stage["name"]), file))
+                except StorageError as error:
+                    missing.append(f"latent space of {run.label} on {run.env}, {run.preset}: {error}")
+    if not figures:
+        missing.append(f"latent spaces: no run has kept any ({LATENTS_FILE}; older runs have none)")
+    return Made(tuple(figures), tuple(missing))
 
 
 def principal_components(vectors: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -192,6 +209,13 @@ def principal_components(vectors: NDArray[np.floating[Any]]) -> tuple[NDArray[np
 
 def _latent_figure(run: LoadedRun, stage: str, file: Path) -> ReportFigure:
     content = _read(file, ("latents", "value", "what", "value_name"))
+    latents, value = content["latents"], content["value"]
+    if not (
+        latents.ndim == 2 and value.shape == latents.shape[:1] and min(latents.shape) and latents.dtype.kind == "f"
+    ):
+        raise StorageError(f"{file} cannot be read: its arrays do not fit each other")
+    if not (np.isfinite(latents).all() and value.dtype.kind in "fiub"):
+        raise StorageError(f"{file} cannot be drawn: its latent vectors are not all finite")
     what, value_name = str(content["what"]), str(content["value_name"])
     dims = content["latents"].shape[1]
     points, shares = principal_components(content["latents"])
