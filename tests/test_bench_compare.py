@@ -189,7 +189,9 @@ def test_a_comparison_as_json(tmp_path: Path, bench: Bench) -> None:
     outcome = bench("compare", "a", "b", "--results", tmp_path, "--episodes", "0-20,20-40", "--json")
     content = json.loads(outcome.out)
     assert outcome.err == f"left out: {tmp_path / 'bad'} (failed: ValueError: no)\n"
-    assert content["excluded"] == [{"run": str(tmp_path / "bad"), "reason": "failed: ValueError: no", "expected": False}]
+    assert content["excluded"] == [
+        {"run": str(tmp_path / "bad"), "reason": "failed: ValueError: no", "expected": False}
+    ]
     first, second = content["comparisons"]
     assert (first["window"], second["window"]) == ("0-20", "20-40")
     assert (first["seeds_a"], first["seeds_b"], first["tasks"]) == (2, 3, 6)
