@@ -122,7 +122,8 @@ class SimplMetaTrainConfig(MetaTrainConfig):
 
     def validate(self) -> None:
         require_between(self, COUNT, "small_context", "large_context")
-        require_between(self, (1, 10_000), "small_context_tasks", "large_context_tasks", "encoder_output_layers")
+        require_between(self, (1, 10_000), "small_context_tasks", "large_context_tasks")
+        require_between(self, (1, 100), "encoder_output_layers")
         super().validate()
         for kind in ("target_kl", "initial_coefficient", "encoder_target_kl", "initial_encoder_coefficient"):
             require_between(self, WEIGHT, f"small_{kind}", f"large_{kind}")

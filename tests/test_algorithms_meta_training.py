@@ -376,7 +376,7 @@ def test_artefact_holds_learner_and_configuration(skills: Path, tmp_path: Path) 
     ("field", "value"),
     [("epochs", 0), ("transitions_per_task", 0), ("transitions_per_task", 61), ("small_context", 0),
      ("large_context", 0), ("warm_up_transitions", 41), ("small_context_tasks", 0), ("large_context_tasks", 10**5),
-     ("task_embedding_dim", 0), ("context_drawn", 8), ("rewarded_fraction", -0.1)],
+     ("task_embedding_dim", 0), ("context_drawn", 8), ("rewarded_fraction", -0.1), ("encoder_output_layers", 0)],
 )  # fmt: skip
 def test_absurd_configurations_are_refused_by_name(field: str, value: float) -> None:
     CONFIG.validate()

@@ -222,7 +222,7 @@ def test_weights_of_another_implementation_are_refused(
     )
     changed = dataclasses.replace(spirl, stages=stages)
     monkeypatch.setattr(lookup, "algorithm", lambda name: changed)
-    assert "was made by skill_adaptation/2, this version has newer/9" in bench("play", SPIRL, "--out", out).err
+    assert "was made by skill_adaptation/3, this version has newer/9" in bench("play", SPIRL, "--out", out).err
 
 
 def test_another_world_is_noted(out: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
