@@ -56,6 +56,7 @@ from algorithms.regularized_sac import (
     policy_loss,
     td_target,
 )
+from algorithms.search_spaces import PRIOR_SPACE
 from algorithms.set_transformer import TaskEncoder
 from algorithms.skill_space import SkillSpace, learned_skills
 from algorithms.skills import SKILLS_STAGE
@@ -325,5 +326,6 @@ ALGORITHM = Algorithm(
         ),
     ),
     presets=with_skills(SIMPL_PRESETS),
+    search_space=PRIOR_SPACE,
     needs_train_tasks=True,
 )

@@ -191,6 +191,26 @@ class CrossCheck:
 
 
 @dataclass(frozen=True)
+class Between:
+    """Numbers that ``bench tune`` may try: from ``low`` to ``high``, both included; whole ones where the field is."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Drawn evenly in the logarithm."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Values that ``bench tune`` may try, without an order. Those that a preset refuses are left out there."""
+
+    values: tuple[bool | int | float | str, ...]
+
+
+SearchRange = Between | OneOf
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """A recipe of stages. Chosen by ``--algo``."""
 
@@ -202,3 +222,5 @@ class Algorithm:
     """(family of task distributions, preset) -> {``stage.field``: value}; ``paper`` is usually {}."""
     needs_train_tasks: bool = False
     cross_check: CrossCheck | None = None
+    search_space: Mapping[str, SearchRange] = field(default_factory=dict)
+    """``stage.field`` -> what ``bench tune`` may try there: two to five fields. {}: it is not tuned."""
