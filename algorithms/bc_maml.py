@@ -44,6 +44,7 @@ from algorithms.maml_adaptation import MamlAdaptation, MamlAdaptConfig, play_ada
 from algorithms.networks import torch_generator
 from algorithms.primitive_presets import BC_MAML_PRESETS, MAML_PRESETS
 from algorithms.ranges import LOG_SIGMA, require_between
+from algorithms.search_spaces import MAML_SPACE
 from algorithms.stage import Algorithm, StageContext, StageSpec
 
 ADAPT_STAGE = StageSpec(
@@ -94,6 +95,7 @@ ALGORITHM = Algorithm(
         ADAPT_STAGE,
     ),
     presets=BC_MAML_PRESETS,
+    search_space=MAML_SPACE,
     needs_train_tasks=True,
 )
 
@@ -133,5 +135,6 @@ MAML = Algorithm(
         ADAPT_STAGE,
     ),
     presets=MAML_PRESETS,
+    search_space=MAML_SPACE,
     needs_train_tasks=True,
 )

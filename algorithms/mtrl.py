@@ -50,6 +50,7 @@ from algorithms.playback import play_skill_policy
 from algorithms.presets import MTRL_PRESETS, with_skills
 from algorithms.ranges import COUNT, RATE, WEIGHT, require_between
 from algorithms.regularized_sac import ActorCriticConfig, DualCoefficients, SkillActorCritic
+from algorithms.search_spaces import SPIRL_SPACE
 from algorithms.skill_space import SkillSpace, as_gaussian, learned_skills
 from algorithms.skills import SKILLS_STAGE
 from algorithms.spirl import SpirlAdaptConfig
@@ -336,5 +337,6 @@ ALGORITHM = Algorithm(
         ),
     ),
     presets=with_skills(MTRL_PRESETS),
+    search_space=SPIRL_SPACE,
     needs_train_tasks=True,
 )

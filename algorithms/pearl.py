@@ -39,6 +39,7 @@ from algorithms.posterior_adaptation import PosteriorAdaptation, PosteriorAdaptC
 from algorithms.primitive_presets import PEARL_FT_PRESETS, PEARL_PRESETS
 from algorithms.ranges import require_between
 from algorithms.regularized_sac import NetworkConfig, SquashedActorCriticConfig, highest_target
+from algorithms.search_spaces import ENTROPY_SPACE, PEARL_SPACE
 from algorithms.skill_space import primitive_actions
 from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
 from algorithms.task_inference import TaskInferenceConfig, TaskInferenceLearner
@@ -142,6 +143,7 @@ PEARL = Algorithm(
         ),
     ),
     presets=PEARL_PRESETS,
+    search_space=PEARL_SPACE,
     needs_train_tasks=True,
 )
 
@@ -161,5 +163,6 @@ PEARL_FT = Algorithm(
         ),
     ),
     presets=PEARL_FT_PRESETS,
+    search_space=ENTROPY_SPACE,
     needs_train_tasks=True,
 )

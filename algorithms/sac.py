@@ -22,6 +22,7 @@ from algorithms.adaptation_config import SacConfig
 from algorithms.playback import play_skill_policy
 from algorithms.primitive_presets import SAC_PRESETS
 from algorithms.regularized_sac import SquashedActorCriticConfig
+from algorithms.search_spaces import SAC_SPACE
 from algorithms.skill_space import primitive_actions
 from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
 
@@ -57,4 +58,5 @@ ALGORITHM = Algorithm(
         ),
     ),
     presets=SAC_PRESETS,
+    search_space=SAC_SPACE,
 )

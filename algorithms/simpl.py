@@ -71,6 +71,7 @@ from algorithms.regularized_sac import (
     policy_loss,
     td_target,
 )
+from algorithms.search_spaces import PRIOR_SPACE
 from algorithms.set_transformer import TaskEncoder
 from algorithms.skill_space import SkillSpace, learned_skills
 from algorithms.skills import SKILLS_STAGE
@@ -357,5 +358,6 @@ ALGORITHM = Algorithm(
     ),
     presets=with_skills(SIMPL_PRESETS),
     distribution_presets=META_PAPER_BY_DISTRIBUTION,
+    search_space=PRIOR_SPACE,
     needs_train_tasks=True,
 )

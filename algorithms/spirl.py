@@ -30,6 +30,7 @@ from algorithms.adaptation_config import AdaptConfig
 from algorithms.playback import play_skill_policy
 from algorithms.presets import SPIRL_PRESETS, with_skills
 from algorithms.regularized_sac import ActorCriticConfig
+from algorithms.search_spaces import SPIRL_SPACE
 from algorithms.skill_space import learned_skills
 from algorithms.skills import SKILLS_STAGE
 from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
@@ -71,4 +72,5 @@ ALGORITHM = Algorithm(
         ),
     ),
     presets=with_skills(SPIRL_PRESETS),
+    search_space=SPIRL_SPACE,
 )

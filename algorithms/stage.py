@@ -191,6 +191,26 @@ class CrossCheck:
 
 
 @dataclass(frozen=True)
+class Between:
+    """Numbers that ``bench tune`` may try: from ``low`` to ``high``, both included; whole ones where the field is."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Drawn evenly in the logarithm."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Values that ``bench tune`` may try, without an order. Those that a preset refuses are left out there."""
+
+    values: tuple[bool | int | float | str, ...]
+
+
+SearchRange = Between | OneOf
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """A recipe of stages. Chosen by ``--algo``."""
 
@@ -204,6 +224,8 @@ class Algorithm:
     cross_check: CrossCheck | None = None
     distribution_presets: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     """(task distribution, preset) -> what differs there from the preset of its family."""
+    search_space: Mapping[str, SearchRange] = field(default_factory=dict)
+    """``stage.field`` -> what ``bench tune`` may try there: two to five fields. {}: it is not tuned."""
 
     def preset_values(self, distribution: TaskDistribution, preset: str) -> dict[str, Any]:
         """{``stage.field``: value} on ``distribution``. Raises ``KeyError`` for a preset that its family lacks."""

@@ -13,6 +13,7 @@ from bench.cli_profile import add_profile_command
 from bench.cli_report import add_report_commands
 from bench.cli_statistics import add_statistics_commands
 from bench.cli_sweep import HIDDEN, add_sweep_commands
+from bench.cli_tune import add_tune_command
 from bench.config import Override, split_overrides
 from bench.errors import UserError, nearest_name
 from bench.process import restart_with_environment
@@ -77,6 +78,7 @@ def _make_parser() -> Parser:
     add_statistics_commands(commands)
     add_report_commands(commands)
     add_sweep_commands(commands)
+    add_tune_command(commands)
     add_profile_command(commands)
     return parser
 
@@ -217,7 +219,7 @@ def _add_export(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = add_command(
         commands, "export", "Copy a finished run without weights: rows, configuration, versions, picture.", _export
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or that of a tuning (bench tune)")
     parser.add_argument(
         "destination", type=Path, metavar="DEST", help="folder to copy it into, for example results/runs"
     )
@@ -326,8 +328,10 @@ def _plot(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
 
 def _export(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
     from bench.export import export_run
+    from bench.tune_results import export_tuning, is_tuning
 
-    print(f"exported to {export_run(options.run, options.destination)}")
+    export = export_tuning if is_tuning(options.run) else export_run
+    print(f"exported to {export(options.run, options.destination)}")
 
 
 def _check_command_name(parser: Parser, arguments: Sequence[str]) -> None:

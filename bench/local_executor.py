@@ -10,7 +10,7 @@ import heapq
 import os
 import selectors
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from bench.graph import REPORT, StageGraph, StageNode
@@ -37,6 +37,8 @@ class LocalOutcome:
     """Node -> its error, one line."""
     blocked: dict[str, str] = field(default_factory=dict)
     """Node that was not run -> the failed node it needs."""
+    given_up: set[str] = field(default_factory=set)
+    """Nodes that were stopped because nobody wants them any more; they are saved."""
     signal_number: int | None = None
     """The signal that stopped it, if one did."""
 
@@ -47,20 +49,36 @@ def default_parallel(options: RunOptions) -> int:
     return len(gpus) or max(1, len(os.sched_getaffinity(0)) // options.threads)
 
 
-def run_locally(graph: StageGraph, sweep: str, options: RunOptions, max_parallel: int, view: SweepView) -> LocalOutcome:
+def run_locally(
+    graph: StageGraph,
+    sweep: str,
+    options: RunOptions,
+    max_parallel: int,
+    view: SweepView,
+    unwanted: Callable[[], Collection[str]] = lambda: (),
+) -> LocalOutcome:
     """Run all that is missing in ``graph``, in at most ``max_parallel`` processes of ``options.threads`` threads.
 
-    Raises ``StorageError`` when logs or exit records cannot be written.
+    ``unwanted`` is asked again and again which nodes nobody wants any more: where one of them runs it is stopped, and
+    what needs it is not run. Raises ``StorageError`` when logs or exit records cannot be written.
     """
     with stop_on_signals() as stop:
-        return _Queue(graph, sweep, options, max_parallel, view, stop).run()
+        return _Queue(graph, sweep, options, max_parallel, view, stop, unwanted).run()
 
 
 class _Queue:
     def __init__(
-        self, graph: StageGraph, sweep: str, options: RunOptions, max_parallel: int, view: SweepView, stop: StopRequest
+        self,
+        graph: StageGraph,
+        sweep: str,
+        options: RunOptions,
+        max_parallel: int,
+        view: SweepView,
+        stop: StopRequest,
+        unwanted: Callable[[], Collection[str]],
     ) -> None:
         self.graph, self.sweep, self.options, self.view, self.stop = graph, sweep, options, view, stop
+        self.unwanted = unwanted
         self.folder = sweep_folder(options.out, sweep)
         missing = {node.name: node for node in graph.missing()}
         self.waiting_for = {
@@ -91,6 +109,7 @@ class _Queue:
                     for worker in self.workers.values():
                         worker.ask_to_stop()
                 if not asked_to_stop:
+                    self._give_up()
                     self._hand_out()
                 busy = [worker for worker in self.workers.values() if worker.node is not None]
                 if not busy and (asked_to_stop or not self.ready):
@@ -128,6 +147,13 @@ class _Queue:
                 self.view.started(node)
                 worker.assign(NodeRequest(self.sweep, node.name, node.hash, node.request))
 
+    def _give_up(self) -> None:
+        unwanted = set(self.unwanted()) - self.outcome.given_up
+        for worker in self.workers.values():
+            if worker.node in unwanted:
+                self.outcome.given_up.add(worker.node)
+                worker.ask_to_stop()
+
     def _listen(self, slot: int) -> None:
         worker = self.workers[slot]
         for message in worker.messages():
@@ -153,6 +179,8 @@ class _Queue:
             self._failed(name, "no exit record" if record is None else record.last_line)
         elif self.stop.requested:
             self.view.ended(name, "saved")
+        elif name in self.outcome.given_up:
+            self.view.ended(name, "given up")
         else:
             self._killed(name, signal.Signals(code - 128).name)
 
@@ -186,6 +214,8 @@ class _Queue:
             return
         if self.stop.requested:
             self.view.ended(worker.node, "stopped")
+        elif worker.node in self.outcome.given_up:
+            self.view.ended(worker.node, "given up")
         elif code < 0:
             self._killed(worker.node, signal.Signals(-code).name)
         else:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from algorithms.registry import algorithm_names
 from bench.budgets import total_budget
@@ -49,6 +50,15 @@ class SweepOptions:
     wait: bool = False
     """For SLURM: return when nothing of it is queued or running any more."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a ledger keeps of them, to go on with the same."""
+        run = self.run
+        return {
+            "device": run.device, "threads": run.threads, "checkpoint_seconds": run.checkpoint_seconds,
+            "profile": self.profile, "max_parallel": self.max_parallel,
+        }  # fmt: skip
+
 
 def start_sweep(source: str, preset: str, options: SweepOptions, dry_run: bool) -> None:
     """``bench sweep``: plan, and run or show. Raises ``UserError`` and its kinds; running again goes on from there."""
@@ -79,14 +89,7 @@ def plan_sweep(spec: SweepSpec, source: str, preset: str, options: SweepOptions)
         raise UserError(f"nothing of the sweep {name} can be run: {'; '.join(left_out)}")
     out = options.run.out
     graph = merge_plans(plans, out, StageTimes.collect(out).estimate)
-    settings = {
-        "device": options.run.device,
-        "threads": options.run.threads,
-        "checkpoint_seconds": options.run.checkpoint_seconds,
-        "profile": options.profile,
-        "max_parallel": options.max_parallel,
-    }
-    return Ledger(name, spec.title, preset, source, options.executor, left_out, graph, settings)
+    return Ledger(name, spec.title, preset, source, options.executor, left_out, graph, options.settings)
 
 
 def plan_runs(requests: list[RunRequest]) -> tuple[list[RunPlan], tuple[str, ...]]:
@@ -136,7 +139,7 @@ def _carry_out(ledger: Ledger, graph: StageGraph, options: SweepOptions) -> None
     elif options.executor == SLURM:
         _submit(ledger, graph, options)
     else:
-        with _sweep_lock(ledger, options.run.out):
+        with sweep_lock(ledger.sweep, options.run.out):
             ledger.write(options.run.out)
             _run_here(ledger, graph, options)
 
@@ -214,12 +217,13 @@ def cancel_sweep(ledger: Ledger, out: Path) -> None:
 
 
 @contextmanager
-def _sweep_lock(ledger: Ledger, out: Path) -> Iterator[None]:
+def sweep_lock(sweep: str, out: Path) -> Iterator[None]:
+    """Held by the process that runs a sweep on its machine. Raises ``UserError`` naming the other one that does."""
     try:
-        with lock_file(sweep_folder(out, ledger.sweep) / LOCK, wait=False):
+        with lock_file(sweep_folder(out, sweep) / LOCK, wait=False):
             yield
     except LockHeldError as error:
-        raise UserError(f"the sweep {ledger.sweep} is already running in {error.holder}") from error
+        raise UserError(f"the sweep {sweep} is already running in {error.holder}") from error
 
 
 def print_graph(ledger: Ledger, graph: StageGraph, options: SweepOptions) -> None:

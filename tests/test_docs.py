@@ -29,6 +29,7 @@ IMAGE_MAZE_PAGE = "envs/image_maze/README.md"
 KITCHEN_PAGE = "envs/kitchen/README.md"
 DATA_PAGE = "envs/kitchen/DATA.md"
 ALGORITHMS_PAGE = "algorithms/README.md"
+TUNING_PAGE = "results/tuning/README.md"
 VALIDATION_PAGES = ("envs/validation/README.md", "results/validation/README.md")
 
 
@@ -64,11 +65,14 @@ def at_smoke_size(command: str) -> list[str]:
     words = ["smoke" if word in ("quick", "paper") else word for word in words]
     if words[0] == "run" and "--preset" not in words:
         words += ["--preset", "smoke"]
+    if words[0] == "tune":
+        at = words.index("--trials") if "--trials" in words else len(words)
+        words[at : at + 2] = ["--trials", "2"]
     return words
 
 
 @pytest.mark.timeout(900)  # a dozen small but real runs
-@pytest.mark.parametrize("page", [*PAGES, VALIDATION_PAGES[1]])
+@pytest.mark.parametrize("page", [*PAGES, VALIDATION_PAGES[1], TUNING_PAGE])
 def test_every_bench_command_runs_at_smoke_size(
     page: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +247,16 @@ def test_the_data_pages_commands_work_on_a_file_in_d4rls_layout(
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (*PAGES, MAZE_PAGE, IMAGE_MAZE_PAGE, KITCHEN_PAGE, DATA_PAGE, ALGORITHMS_PAGE, *VALIDATION_PAGES):
+    for page in (
+        *PAGES,
+        MAZE_PAGE,
+        IMAGE_MAZE_PAGE,
+        KITCHEN_PAGE,
+        DATA_PAGE,
+        ALGORITHMS_PAGE,
+        TUNING_PAGE,
+        *VALIDATION_PAGES,
+    ):
         for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
             assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,18 @@ import torch
 
 from algorithms.latents import save_latents
 from algorithms.registry import register_algorithm
-from algorithms.stage import Algorithm, EpisodeRow, Progress, Stage, StageContext, StageReport, StageSpec, TimedWork
+from algorithms.stage import (
+    ADDED_LATER,
+    Algorithm,
+    Between,
+    EpisodeRow,
+    Progress,
+    Stage,
+    StageContext,
+    StageReport,
+    StageSpec,
+    TimedWork,
+)
 from envs.core import RecordedData, Task, TaskDistribution
 from envs.randomness import keyed_rng
 from envs.registry import register_task_distribution
@@ -165,6 +176,8 @@ class AdaptConfig:
     """Episodes per target task."""
     pause_seconds: float = 0.0
     """Sleep in each advance."""
+    aim: float = field(default=0.0, metadata=ADDED_LATER)
+    """Returns are higher by up to 0.36, the nearer this is to 0.6."""
 
 
 class AdaptStage(Stage):
@@ -184,7 +197,8 @@ class AdaptStage(Stage):
         rows = []
         for task in self.context.target_tasks:
             noise = keyed_rng(self.context.seed, "adapt", task, self.episodes).random() + self.offset
-            episode_return = min(1.0, abs(noise) % 1.0 * 0.2 + self.episodes / self.config.episodes)
+            trend = self.episodes / self.config.episodes + 0.36 - (self.config.aim - 0.6) ** 2
+            episode_return = min(1.0, abs(noise) % 1.0 * 0.2 + trend)
             phase = "explore" if self.episodes < 5 else "adapt"
             success = episode_return >= 1.0
             rows.append(EpisodeRow(phase, task, self.episodes, 10 * (self.episodes + 1), episode_return, success, 10))
@@ -229,6 +243,7 @@ ALGORITHM = Algorithm(
     title="Toy",
     stages=(FIT, ADAPT),
     presets={("toy", "smoke"): {"fit.updates": 10, "adapt.episodes": 25}, ("toy", "quick"): {}},
+    search_space={"adapt.aim": Between(0.0, 1.0)},
 )
 
 
