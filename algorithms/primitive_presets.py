@@ -256,7 +256,11 @@ PEARL_PRESETS |= {
     ("point-robot", "paper"): {**POINT_ROBOT_PAPER, **TWO_EPISODES},
     ("point-robot", "quick"): {**POINT_ROBOT_META, **TWO_EPISODES, "adapt.episodes": 20},
     ("point-robot", "smoke"): {**POINT_ROBOT_META_SMOKE, **TWO_EPISODES, "adapt.episodes": 4},
-    ("point-robot-sparse", "paper"): {**SPARSE_PROTOCOL, "meta_train.context_transitions": 1024},
+    ("point-robot-sparse", "paper"): {
+        **SPARSE_PROTOCOL,
+        "meta_train.context_transitions": 1024,
+        "meta_train.warm_up_transitions": 200,
+    },
     ("point-robot-sparse", "quick"): {
         **POINT_ROBOT_META,
         "meta_train.context_transitions": 256,

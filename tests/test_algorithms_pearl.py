@@ -125,9 +125,16 @@ def test_paper_presets_hold_what_simpls_appendix_states() -> None:
             assert not meta.actor_critic.zero_initial_values
             adapt = config_of(found, "adapt", found.presets[env, "paper"])
             assert adapt.exploration_episodes == (2 if env == "point-robot" else 20)
-    for env in ("maze", "kitchen", "point-robot", "point-robot-sparse"):
-        sampling = config_of(PEARL, "adapt", PEARL.presets[env, "paper"]).posterior_sampling
-        assert sampling == (env == "point-robot-sparse")
+        assert not (meta.posterior_contexts or meta.dense_critic_rewards or meta.rewarded_capacity)
+        adapt = config_of(PEARL, "adapt", PEARL.presets[env, "paper"])
+        assert not (adapt.posterior_sampling or adapt.inferring_episodes or adapt.deterministic)
+    sparse = PEARL.presets["point-robot-sparse", "paper"]
+    meta, adapt = (config_of(PEARL, stage, sparse) for stage in ("meta_train", "adapt"))
+    assert meta.posterior_contexts and meta.dense_critic_rewards
+    assert (meta.discount, meta.context_transitions, meta.context_capacity) == (0.9, 1024, 1000)
+    assert meta.encoder_kl_weight == pytest.approx(1.0 * 16 / 100**2)
+    assert (adapt.exploration_episodes, adapt.inferring_episodes, adapt.episodes) == (5, 15, 20)
+    assert adapt.deterministic and not adapt.shuffled_contexts
 
 
 # -- contexts and batches --------------------------------------------------------------------------
