@@ -17,9 +17,9 @@ The task encoder learns through the critic loss and its KL to N(0, I) alone; the
 sampled once per transition. Contexts hold episodes collected with e ~ p(e) only; both kinds feed the critics.
 
 Differences from paper and released code (``paper`` keeps the released values; each field names the other)
-- Departures, all off in ``paper``, each a named field: ``rewarded_fraction`` and ``context_drawn`` bring rare rewarded
-  transitions into critics' batches and contexts; ``n_step``; ``clip_targets``; ``zero_initial_values``;
-  ``standardise_states``; ``bf16``; ``replay_exploration``.
+- Departures, all off in ``paper``, each a named field: ``rewarded_fraction``, ``context_drawn`` and
+  ``rewarded_capacity`` bring rare rewarded transitions into critics' batches and contexts, and keep them; ``n_step``;
+  ``clip_targets``; ``zero_initial_values``; ``standardise_states``; ``bf16``; ``replay_exploration``.
 - The residual policy starts exactly at the prior (last layer zero); the released code leaves that open.
 - Where there are views (image maze), the policy sees the state and the skill model's frozen features of the view,
   critics and task encoder the state alone. Appendix C does not say what sees images; no code of it was released.
