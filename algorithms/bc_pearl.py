@@ -15,8 +15,9 @@ Differences from the paper (nothing was released)
   skill of ten; alpha is tuned both ways, as the dual gradient says.
 - The policy is an unbounded Gaussian, as the residual parameterisation needs; the world clips actions to [-1, 1]. The
   critics see the action as sampled, and so may value actions that the world treats alike differently.
-- Departures, all off in ``paper``, each a named field: ``rewarded_fraction``, ``context_drawn``, ``n_step``,
-  ``clip_targets``, ``standardise_states``, ``zero_initial_values``, ``replay_exploration``.
+- Departures, all off in ``paper``, each a named field: ``rewarded_fraction``, ``rewarded_capacity``,
+  ``context_drawn``, ``n_step``, ``clip_targets``, ``standardise_states``, ``zero_initial_values``,
+  ``replay_exploration``.
 """
 
 from __future__ import annotations

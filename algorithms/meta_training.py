@@ -34,7 +34,7 @@ from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
 from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic, highest_target
 from algorithms.replay import MultiTaskReplay, PackedFields
-from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
+from algorithms.rollout import EpisodeKey, EpisodeNoise, SkillEpisode, collect_episodes
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import ADDED_LATER, EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
 from algorithms.transitions import CONTEXT_LAST_FIELD, StateInputs
@@ -97,6 +97,12 @@ class MetaTrainConfig(ABC):
     that has no newer ones; and with ``context_drawn`` a context holds at least one wherever its task has any (0: none,
     and off)."""
 
+    posterior_contexts: bool = field(default=False, metadata=ADDED_LATER)
+    """Episodes with e ~ q enter the contexts, too (Rakelly et al.: on where the reward is sparse, else off)."""
+    dense_critic_rewards: bool = field(default=False, metadata=ADDED_LATER)
+    """Critics learn from the world's dense reward, contexts see its own (Rakelly et al.: on where the reward is sparse;
+    for worlds that have one)."""
+
     def validate(self) -> None:
         require_between(self, COUNT, "epochs", "replay_capacity", "context_capacity", "encoder_hidden_dim")
         require_between(self, (1, 10_000), "task_embedding_dim", "n_step")
@@ -113,6 +119,14 @@ class MetaTrainConfig(ABC):
     def validate_for(self, distribution: TaskDistribution) -> None:
         """Raises ``ValueError`` for what this world does not allow."""
         highest_target(self.clip_targets, distribution.score_range)
+        if not self.dense_critic_rewards:
+            return
+        if distribution.dense_rewards is None:
+            raise ValueError(f"dense_critic_rewards is on, but {distribution.name} has no dense reward; valid is off")
+        if self.clip_targets:
+            raise ValueError(
+                "clip_targets and dense_critic_rewards are on; valid is one of them, for dense rewards add up"
+            )
 
     def budget(self, scale: Scale) -> Budget:
         """Of meta-training: the warm-up's episodes with e ~ p(e) and with e ~ q, then two of each task and epoch."""
@@ -267,15 +281,25 @@ class MetaTraining(Stage):
         )
         rows = []
         for task, episode in zip(tasks, episodes, strict=True):
-            packed = self.inputs.pack(self.learner.fields, episode, self.config.discount, self.config.n_step)
+            packed = self._pack(task, episode)
             if for_critics:
                 self.replay.add(task, packed)
-            if phase == PRIOR_PHASE:
+            if phase == PRIOR_PHASE or self.config.posterior_contexts:
                 self.context_replay.add(task, packed[:, : self.learner.context_dim])
             if phase == POSTERIOR_PHASE and self.epochs == self.config.epochs - 1:
                 self.paths.keep(task, self.log.count(task), episode)
             rows.append(self.log.row(phase, task, episode))
         return rows
+
+    def _pack(self, task: int, episode: SkillEpisode) -> Tensor:
+        """(T', F)"""
+        dense, critic_rewards = self.distribution.dense_rewards, None
+        if self.config.dense_critic_rewards:
+            assert dense is not None and self.space.low_level_policy.skill_length == 1
+            rewards = dense(self.tasks[task], episode.next_states.numpy())
+            critic_rewards = torch.from_numpy(rewards)[:, None]
+        config = self.config
+        return self.inputs.pack(self.learner.fields, episode, config.discount, config.n_step, critic_rewards)
 
     @torch.inference_mode()
     def _encode(self, tasks: Tensor, generator: torch.Generator) -> Gaussian:

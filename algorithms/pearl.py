@@ -12,15 +12,21 @@ Stages: meta_train -> adapt, the first the same for both. How an update goes: ``
 
 Differences from papers and released code (SiMPL released neither; PEARL's code is katerakelly/oyster)
 - Twin target critics instead of a value network: soft actor-critic as of 2018, as everywhere here.
-- alpha is tuned to the target entropy -dim(A), from 0.1 (SiMPL F.2; Rakelly et al. scale the reward instead).
+- alpha is tuned to the target entropy -dim(A), from 0.1 (SiMPL F.2; Rakelly et al. scale the reward instead, by 5 to
+  100, which is an alpha of 0.2 to 0.01 that stays).
+- Nothing else regularises the policy (released: 1e-3 of the squares of its mean and of its log sigma besides).
 - Contexts hold (s, a, r, done, s') (Rakelly et al.: (s, a, r), s' as an option), as in SiMPL.
-- KL(q, N(0, I)) enters as a mean over tasks (released: a sum over 16 tasks; the losses of critics are means there too).
+- KL(q, N(0, I)) enters as a mean over tasks (released: a sum over 16 tasks, beside means of the critics' errors); its
+  weight is converted (``encoder_kl_weight``).
 - Whole episodes are collected; ``pearl`` keeps e* once the exploration is over. ``posterior_sampling`` is Rakelly et
-  al.'s own protocol: e is drawn anew for each exploration episode, given those before.
-- Contexts never hold episodes with e ~ q (Rakelly et al.'s algorithm 1 may): an encoder that sees them learns to read
-  where the policy went instead of what it was rewarded for (results/validation has the numbers).
-- Departures, all off in ``paper``, each a named field: ``rewarded_fraction``, ``context_drawn``, ``n_step``,
-  ``clip_targets``.
+  al.'s own protocol: e is drawn anew for each exploration episode, given those before. Where the reward is sparse their
+  code explores with e ~ p(e), then draws e anew for each of ``inferring_episodes``, and critics learn from a dense
+  reward (``dense_critic_rewards``).
+- Contexts hold no episodes with e ~ q, but where ``posterior_contexts`` says so (released: where the reward is sparse).
+  With a dense reward an encoder that sees them learns to read where the policy went instead of what it was rewarded for
+  (results/validation has the numbers).
+- Departures, all off in ``paper``, each a named field: ``rewarded_fraction``, ``rewarded_capacity``, ``context_drawn``,
+  ``n_step``, ``clip_targets``, ``standardise_states``, ``zero_initial_values``, ``replay_exploration``.
 """
 
 from __future__ import annotations

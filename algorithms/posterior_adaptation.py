@@ -2,7 +2,9 @@
 
     explore    ``exploration_episodes`` with e ~ p(e) (SiMPL's protocol), or with e ~ q(e given the episodes before)
                (``posterior_sampling``: Rakelly et al. 2019, algorithm 2)
-    act        pi(a given s, e*), e* = the encoder's mean over all exploration transitions
+    infer      ``inferring_episodes`` with e ~ q(e given all episodes before), of both kinds (Rakelly et al., where the
+               reward is sparse)
+    act        pi(a given s, e*), e* = the encoder's mean over all transitions of both
 
 Axes: M target task, C context transition, E task embedding.
 """
@@ -10,7 +12,7 @@ Axes: M target task, C context transition, E task embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from algorithms.ranges import require_between
 from algorithms.regularized_sac import FrozenPolicies
 from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
 from algorithms.skill_space import SkillSpace
-from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
+from algorithms.stage import ADDED_LATER, EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
 from algorithms.transitions import StateInputs
 
 
@@ -44,12 +46,20 @@ class PosteriorAdaptConfig:
     posterior_sampling: bool = False
     """e is drawn anew for each exploration episode, given those before (Rakelly et al.); off: e ~ p(e) for all of them
     (SiMPL)."""
+    inferring_episodes: int = field(default=0, metadata=ADDED_LATER)
+    """Episodes after the exploration that are encoded too, each with an e drawn given all before (Rakelly et al.: 15
+    after 5 where the reward is sparse; SiMPL: 0, e* is kept)."""
+    deterministic: bool = field(default=False, metadata=ADDED_LATER)
+    """Act with the policy's mean (Rakelly et al.: on); off: with its samples, as everywhere here."""
+    shuffled_contexts: bool = field(default=False, metadata=ADDED_LATER)
+    """A control: each task is encoded from the episodes of the next one, so that nothing is inferred of it."""
     lanes: int = 40
     """Episodes collected together, where they do not depend on each other (ours: a matter of speed alone)."""
 
     def validate(self) -> None:
         require_between(self, (1, 10**6), "episodes")
         require_between(self, (1, self.episodes), "exploration_episodes")
+        require_between(self, (0, self.episodes - self.exploration_episodes), "inferring_episodes")
         require_between(self, (1, 100_000), "lanes")
 
     def budget(self, scale: Scale) -> Budget:
@@ -76,7 +86,7 @@ class PosteriorAdaptation(Stage):
         count = len(self.tasks)
         self.log = EpisodeLog(self.distribution.score_range[1])
         self.contexts: list[list[Tensor]] = [[] for _ in self.tasks]
-        """Context transitions (C, context features) of each task's exploration episodes."""
+        """Context transitions (C, context features) of the episodes that each task is encoded from."""
         self.task_embeddings = torch.zeros((count, meta_config.task_embedding_dim), device=context.device)
         self.paths = EpisodePaths()
 
@@ -96,20 +106,24 @@ class PosteriorAdaptation(Stage):
 
     def advance(self) -> StageReport:
         """One batch of episodes that do not depend on each other."""
-        exploring = [i for i, done in enumerate(self.episodes) if done < self.config.exploration_episodes]
-        if not exploring:
-            return StageReport(self._collect("adapt", self._next_learners(self.config.episodes), self._known_task))
-        if self.config.posterior_sampling:
-            first = min(self.episodes)
-            learners = [i for i in exploring if self.episodes[i] == first][: self.config.lanes]
-            rows = self._collect("explore", learners, self._sampled_task)
+        first = min(self.episodes)
+        phase = "explore" if first < self.config.exploration_episodes else "adapt"
+        if first >= self.encoded_episodes:
+            return StageReport(self._collect(phase, self._next_learners(self.config.episodes), self._known_task))
+        if phase == "adapt" or self.config.posterior_sampling:
+            learners = [i for i, done in enumerate(self.episodes) if done == first][: self.config.lanes]
+            rows = self._collect(phase, learners, self._sampled_task)
         else:
-            learners = self._next_learners(self.config.exploration_episodes)
-            rows = self._collect("explore", learners, self._any_task)
-        for learner in set(learners):
-            if self.episodes[learner] >= self.config.exploration_episodes:
+            rows = self._collect(phase, self._next_learners(self.config.exploration_episodes), self._any_task)
+        if min(self.episodes) >= self.encoded_episodes:
+            for learner in range(len(self.tasks)):
                 self.task_embeddings[learner] = self._posterior(learner).mean
         return StageReport(rows)
+
+    @property
+    def encoded_episodes(self) -> int:
+        """Episodes of each task that it is encoded from."""
+        return self.config.exploration_episodes + self.config.inferring_episodes
 
     def _next_learners(self, until: int) -> list[int]:
         """Whose episodes come next, up to ``lanes`` of them, none beyond ``until`` episodes."""
@@ -126,7 +140,7 @@ class PosteriorAdaptation(Stage):
         """e ~ q(e given the episodes so far), at first e ~ p(e)."""
         noise = self._any_task(learners, keys)
         for place, learner in enumerate(learners):
-            if self.contexts[learner]:
+            if self.contexts[self._encoded_from(learner)]:
                 noise[place] = self._posterior(learner).sample(noise[place])
         return noise
 
@@ -135,9 +149,13 @@ class PosteriorAdaptation(Stage):
         return self.task_embeddings[list(learners)]
 
     def _posterior(self, learner: int) -> Gaussian:
-        """q(e given c) (E,), c all exploration transitions so far."""
-        context = torch.cat(self.contexts[learner])
+        """q(e given c) (E,), c all transitions so far, of the episodes that the task is encoded from."""
+        context = torch.cat(self.contexts[self._encoded_from(learner)])
         return encode_context(self.meta, self.meta_config, context, self.context.seed, self.tasks[learner])
+
+    def _encoded_from(self, learner: int) -> int:
+        """Whose episodes tell of its task: its own."""
+        return (learner + 1) % len(self.tasks) if self.config.shuffled_contexts else learner
 
     # -- collecting ----------------------------------------------------------------------------
 
@@ -153,13 +171,15 @@ class PosteriorAdaptation(Stage):
         ]
         max_skills = self.space.max_skills(self.distribution.episode_env_steps)
         noise = EpisodeNoise(keys, max_skills, self.space.latent_dim)
+        if self.config.deterministic:
+            noise.values.zero_()
         policies = FrozenPolicies(self.meta.networks, choose(learners, keys), self.inputs, self.space.prior, noise)
         world = self.distribution.make_world(len(learners), threads=self.context.threads)
         tasks = [self.distribution.target_tasks[self.tasks[learner]] for learner in learners]
         episodes = collect_episodes(world, tasks, keys, policies, self.space.low_level_policy)
         rows = []
-        for learner, episode in zip(learners, episodes, strict=True):
-            if phase == "explore":
+        for learner, number, episode in zip(learners, numbers, episodes, strict=True):
+            if number < self.encoded_episodes:
                 packed = self.inputs.pack(self.meta.fields, episode, self.meta_config.discount, 1)
                 self.contexts[learner].append(packed[:, : self.meta.context_dim])
             row = self.log.row(phase, self.tasks[learner], episode)

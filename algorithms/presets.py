@@ -194,16 +194,22 @@ MTRL_SMOKE: Values = {
 
 MTRL_PRESETS: dict[tuple[str, str], Values] = {
     ("maze", "paper"): _mtrl(SPIRL_PRESETS["maze", "paper"], {}),
-    ("maze", "quick"): _mtrl(SPIRL_PRESETS["maze", "quick"], {**MTRL_QUICK, "task_policies.episodes": 150}),
+    ("maze", "quick"): _mtrl(
+        SPIRL_PRESETS["maze", "quick"],
+        {**MTRL_QUICK, "distil.target_kl": 0.5, "task_policies.episodes": 150},
+    ),
     ("maze", "smoke"): _mtrl(SPIRL_PRESETS["maze", "smoke"], MTRL_SMOKE),
     ("kitchen", "paper"): _mtrl(SPIRL_PRESETS["kitchen", "paper"], {"distil.target_kl": 0.2}),
     ("kitchen", "quick"): _mtrl(
         SPIRL_PRESETS["kitchen", "quick"],
-        {**MTRL_QUICK, "distil.target_kl": 0.2, "task_policies.episodes": 60},
+        {**MTRL_QUICK, "distil.target_kl": 1.0, "task_policies.episodes": 60},
     ),
     ("kitchen", "smoke"): _mtrl(SPIRL_PRESETS["kitchen", "smoke"], {**MTRL_SMOKE, "distil.target_kl": 0.2}),
 }
-MTRL_PRESETS |= {("image-maze", preset): MTRL_PRESETS["maze", preset] for preset in ("paper", "quick", "smoke")}
+MTRL_PRESETS |= {("image-maze", preset): MTRL_PRESETS["maze", preset] for preset in ("paper", "smoke")}
+MTRL_PRESETS["image-maze", "quick"] = _mtrl(
+    SPIRL_PRESETS["image-maze", "quick"], {**MTRL_QUICK, "distil.target_kl": 1.0, "task_policies.episodes": 150}
+)
 
 # -- SiMPL's meta-training -------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ Differences from paper and released code (the SiMPL release has no SAC)
 - Updates come after each episode, as many as ``transition_reuse`` says, instead of after each env_step.
 - Target tasks are learned side by side in one stack of independent learners (see ``adaptation.py``).
 - Budgets of the paper that it does not state (replay, updates per env_step) are named in the configuration.
+- Departures, all off in ``paper``, each a named field: ``rewarded_fraction``, ``rewarded_capacity``, ``n_step``,
+  ``clip_targets``, ``updates_per_episode``, ``standardise_states``, ``zero_initial_values``.
 """
 
 from __future__ import annotations

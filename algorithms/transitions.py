@@ -71,10 +71,21 @@ class StateInputs:
         state, views = self._prior.split(states)
         return self._prior.standardise(state) if self._standardise else state, views
 
-    def pack(self, fields: PackedFields, episode: SkillEpisode, discount: float, n_step: int) -> Tensor:
-        """An episode as rows (T', F) of ``fields``; ``discount`` is per skill."""
+    def pack(
+        self,
+        fields: PackedFields,
+        episode: SkillEpisode,
+        discount: float,
+        n_step: int,
+        critic_rewards: Tensor | None = None,
+    ) -> Tensor:
+        """An episode as rows (T', F) of ``fields``; ``discount`` is per skill.
+
+        ``critic_rewards`` (T', 1) are what TD targets are made of, where that is not the episode's own rewards.
+        """
         device = self._device
-        td_rewards, td_discounts, last = n_step_returns(episode.rewards, episode.dones, discount, n_step)
+        rewards = episode.rewards if critic_rewards is None else critic_rewards
+        td_rewards, td_discounts, last = n_step_returns(rewards, episode.dones, discount, n_step)
         states, next_states = episode.states.to(device), episode.next_states.to(device)
         td_states = next_states[last.to(device)]
         inputs, views = self._split(states)

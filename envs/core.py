@@ -205,6 +205,9 @@ class TaskDistribution:
     those can be judged on these."""
     views: Views | None = None
     """What networks see of an observation, drawn where it is needed; None: they see the observation itself."""
+    dense_rewards: Callable[[Task, Float32Array], Float32Array] | None = None
+    """``dense_rewards(task, observations after each env_step (T, D))`` -> (T,): a reward that tells more than the
+    world's own, for critics that may be trained on it; scores are the world's own. None: there is none."""
     draw_tasks: Callable[[Axes], None] | None = None
     """Draws training, target and validation tasks into an empty matplotlib axes, with labels for a legend."""
     make_reach: Callable[[Sequence[Task] | None, int], Reach] | None = None

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -124,12 +125,61 @@ def test_paper_presets_hold_what_simpls_appendix_states() -> None:
             assert not meta.actor_critic.zero_initial_values
             adapt = config_of(found, "adapt", found.presets[env, "paper"])
             assert adapt.exploration_episodes == (2 if env == "point-robot" else 20)
-    for env in ("maze", "kitchen", "point-robot", "point-robot-sparse"):
-        sampling = config_of(PEARL, "adapt", PEARL.presets[env, "paper"]).posterior_sampling
-        assert sampling == (env == "point-robot-sparse")
+        assert not (meta.posterior_contexts or meta.dense_critic_rewards or meta.rewarded_capacity)
+        adapt = config_of(PEARL, "adapt", PEARL.presets[env, "paper"])
+        assert not (adapt.posterior_sampling or adapt.inferring_episodes or adapt.deterministic)
+    sparse = PEARL.presets["point-robot-sparse", "paper"]
+    meta, adapt = (config_of(PEARL, stage, sparse) for stage in ("meta_train", "adapt"))
+    assert meta.posterior_contexts and meta.dense_critic_rewards
+    assert (meta.discount, meta.context_transitions, meta.context_capacity) == (0.9, 1024, 1000)
+    assert meta.encoder_kl_weight == pytest.approx(1.0 * 16 / 100**2)
+    assert (adapt.exploration_episodes, adapt.inferring_episodes, adapt.episodes) == (5, 15, 20)
+    assert adapt.deterministic and not adapt.shuffled_contexts
 
 
 # -- contexts and batches --------------------------------------------------------------------------
+
+
+def test_contexts_may_hold_both_kinds_of_episodes_and_critics_learn_from_another_reward() -> None:
+    """The sparse point robot as in Rakelly et al.'s code. Sparse and dense reward are computed anew from positions."""
+    whole = task_distribution("point-robot-sparse")
+    distribution = dataclasses.replace(whole, train_tasks=tuple(whole.train_tasks[i] for i in (0, 50)))
+    config = dataclasses.replace(
+        CONFIG,
+        epochs=2,
+        posterior_contexts=True,
+        dense_critic_rewards=True,
+        discount=0.9,
+        n_step=3,
+        context_capacity=200,
+    )
+    config.validate_for(distribution)
+    stage = make_meta_train_stage(config, stage_context(distribution, {}))
+    rows = advance_to_end(stage)
+    for task in range(2):
+        episodes = sum(row.task == task for row in rows)
+        assert stage.context_replay.added.tolist()[task] == stage.replay.added.tolist()[task] == LENGTH * episodes
+        goal = np.array(distribution.train_tasks[task].spec["goal"])
+        held = stage.replay.fields.unpack(stage.replay.rows[task, : stage.replay.sizes[task]])
+        distances = np.linalg.norm(held["next_states"].numpy() - goal, axis=1)
+        sparse = np.where(distances <= 0.2, 1 - distances, 0.0)
+        np.testing.assert_allclose(held["rewards"][:, 0].numpy(), sparse, atol=1e-5)
+        dense = -distances.reshape(-1, LENGTH)
+        padded = np.pad(dense, ((0, 0), (0, 2)))
+        ahead = sum(0.9**k * padded[:, k : k + LENGTH] for k in range(3))
+        np.testing.assert_allclose(held["td_rewards"][:, 0].numpy().reshape(-1, LENGTH), ahead, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("env", "change", "message"),
+    [
+        ("maze", {"dense_critic_rewards": True}, "dense_critic_rewards is on, but maze has no dense reward"),
+        ("point-robot-sparse", {"dense_critic_rewards": True, "clip_targets": True}, "clip_targets and dense_critic"),
+    ],
+)
+def test_a_dense_reward_that_there_is_not_is_refused(env: str, change: dict[str, bool], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **change).validate_for(task_distribution(env))  # type: ignore[arg-type]
 
 
 def test_only_episodes_with_e_from_the_prior_enter_the_contexts() -> None:

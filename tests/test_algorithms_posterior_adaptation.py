@@ -40,6 +40,7 @@ from tests.algorithm_helpers import (
     advance_to_end,
     differences,
     flat_parameters,
+    naive_mlp,
     naive_product_encoder,
     stage_context,
     through_disk,
@@ -200,6 +201,56 @@ def test_a_context_may_be_cut_to_its_rewarded_part(meta: Path) -> None:
     assert float((whole[0] - rewarded[0]).abs().max()) > 1e-2
 
 
+# -- sparse rewards (Rakelly et al., released code) -------------------------------------------------
+
+
+INFERRING = PosteriorAdaptConfig(episodes=7, exploration_episodes=2, inferring_episodes=3)
+
+
+def test_after_the_exploration_e_is_drawn_given_all_episodes_before(meta: Path, spied: list[Tensor]) -> None:
+    """Two episodes with e ~ p(e), three with e ~ q given two, three and four, the rest with e* given five."""
+    stage = make_stage(meta, INFERRING)
+    rows = advance_to_end(stage)
+    assert [row.phase for row in sorted(rows, key=lambda row: (row.task, row.episode))] == (
+        ["explore"] * 2 + ["adapt"] * 5
+    ) * TASKS
+    acted = dict(zip(((row.task, row.episode) for row in rows), torch.cat(spied), strict=True))
+    for task in range(TASKS):
+        assert [len(part) for part in stage.contexts[task]] == [LENGTH] * 5
+        for episode in range(7):
+            expected = noise = prior_draw(task, episode)
+            if episode >= 2:
+                mean, sigma = reference_posterior(meta, torch.cat(stage.contexts[task][: min(episode, 5)]))
+                expected = (mean + sigma * noise if episode < 5 else mean).float()
+            torch.testing.assert_close(acted[task, episode], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_it_may_act_with_the_policys_mean(meta: Path) -> None:
+    """Then an episode is fixed by its e: those on e* are all alike, and each action is the tanh of the mean."""
+    stage = make_stage(meta, dataclasses.replace(INFERRING, deterministic=True))
+    rows = advance_to_end(stage)
+    for task in range(TASKS):
+        known = {row.episode_return for row in rows if row.task == task and row.episode >= 5}
+        assert len(known) == 1
+        context = torch.cat(stage.contexts[task])
+        states, actions = context[: 2 * LENGTH, :2], context[: 2 * LENGTH, 2:4]
+        drawn = torch.stack([prior_draw(task, episode) for episode in (0, 1)]).repeat_interleave(LENGTH, 0)
+        layers = [(layer.weight[0], layer.bias[0]) for layer in stage.meta.networks.policy.layers]
+        mean = naive_mlp(layers, torch.cat([states, drawn], dim=1))[:, :2]
+        torch.testing.assert_close(actions, torch.tanh(mean), rtol=1e-4, atol=1e-5)
+    sampled = advance_to_end(make_stage(meta, INFERRING))
+    assert len({row.episode_return for row in sampled if row.task == 0 and row.episode >= 5}) == 2
+
+
+def test_the_control_encodes_each_task_from_the_episodes_of_the_next(meta: Path) -> None:
+    stage = make_stage(meta, dataclasses.replace(INFERRING, shuffled_contexts=True))
+    advance_to_end(stage)
+    for task in range(TASKS):
+        assert goals_seen(torch.cat(stage.contexts[task]), task), "episodes are kept with their own task"
+        of_the_next = reference_posterior(meta, torch.cat(stage.contexts[(task + 1) % TASKS]))[0].float()
+        torch.testing.assert_close(stage.task_embeddings[task], of_the_next, rtol=1e-4, atol=1e-5)
+
+
 # -- no leak between tasks -------------------------------------------------------------------------
 
 
@@ -214,7 +265,7 @@ def test_a_context_holds_its_own_tasks_transitions_alone(meta: Path, config: Pos
         assert not goals_seen(context, (task + 1) % TASKS)
 
 
-@pytest.mark.parametrize("config", [SAMPLING, PRIOR], ids=["posterior sampling", "prior"])
+@pytest.mark.parametrize("config", [SAMPLING, PRIOR, INFERRING], ids=["posterior sampling", "prior", "inferring"])
 def test_what_a_task_learns_does_not_depend_on_the_others_or_on_lanes(meta: Path, config: PosteriorAdaptConfig) -> None:
     together = make_stage(meta, config)
     all_rows = [row for row in advance_to_end(together) if row.task == 1]
@@ -253,7 +304,10 @@ def test_rows_count_episodes_and_env_steps(meta: Path) -> None:
 # -- resume, determinism, artefact -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [SAMPLING, dataclasses.replace(PRIOR, lanes=4)], ids=["posterior sampling", "prior"])
+@pytest.mark.parametrize(
+    "config", [SAMPLING, dataclasses.replace(PRIOR, lanes=4), dataclasses.replace(INFERRING, lanes=2)],
+    ids=["posterior sampling", "prior", "inferring"],
+)  # fmt: skip
 def test_a_resumed_stage_ends_bit_for_bit_the_same(meta: Path, config: PosteriorAdaptConfig, tmp_path: Path) -> None:
     """From before every advance."""
     stage = make_stage(meta, config)
@@ -293,8 +347,10 @@ def test_the_artefact_holds_e_and_the_policy_and_can_be_played(meta: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("episodes", 0), ("exploration_episodes", 0), ("exploration_episodes", 7), ("lanes", 0)]
-)
+    ("field", "value"),
+    [("episodes", 0), ("exploration_episodes", 0), ("exploration_episodes", 7), ("lanes", 0),
+     ("inferring_episodes", 4), ("inferring_episodes", -1)],
+)  # fmt: skip
 def test_absurd_configurations_are_refused_by_name(field: str, value: int) -> None:
     SAMPLING.validate()
     with pytest.raises(ValueError, match=f"{field} is {value}"):

@@ -265,3 +265,22 @@ def test_aids_at_quick_are_on_for_all(family: str) -> None:
         assert (config.clip_targets, config.rewarded_fraction) == (True, 0.0625), name
         networks = config.actor_critic
         assert (networks.zero_initial_values, networks.standardise_states) == (True, True), name
+
+
+@pytest.mark.parametrize(("family", "papers"), [("maze", 0.1), ("kitchen", 0.2)])
+def test_mtrl_may_depart_from_the_prior_as_far_as_simpl_may_before_it_knows_the_task(
+    family: str, papers: float
+) -> None:
+    """At ``paper`` by the paper's delta; at ``quick`` both by values of one kind, and as SPiRL on target tasks."""
+    found = algorithm("mtrl")
+    paper = resolve_config(
+        next(stage.config_class for stage in found.stages if stage.name == "distil"),
+        "distil", found.presets[family, "paper"], (), "paper",
+    )  # fmt: skip
+    assert paper.target_kl == papers
+    families = [family] if family == "kitchen" else [family, "image-maze"]
+    for each in families:
+        assert quick("mtrl", each, "distil")[0].target_kl == quick("simpl", each, "meta_train")[0].small_target_kl
+        spirl, _ = quick("spirl", each, "adapt")
+        for stage in ("task_policies", "adapt"):
+            assert quick("mtrl", each, stage)[0].target_kl == spirl.target_kl

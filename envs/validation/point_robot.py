@@ -1,7 +1,7 @@
 """The point robot of PEARL: goals on a half circle, with a dense or a sparse reward.
 
 Rakelly et al. 2019 (arXiv 1903.08254), section 6.3; numbers are the released code's (katerakelly/oyster). That code
-trains critics on the dense reward even where contexts see the sparse one; here the sparse world has no other reward.
+trains critics on the dense reward even where contexts see the sparse one: ``dense_rewards`` of the sparse world.
 
     point-robot          reward -distance to the goal
     point-robot-sparse   reward 1 - distance within 0.2 of the goal, else 0

@@ -125,6 +125,12 @@ def goals_of(tasks: Sequence[Task]) -> NDArray[np.float64]:
     return np.array([parse_goal(task) for task in tasks])
 
 
+def distance_rewards(task: Task, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+    """-distance from the goal of ``task``, of positions (T, 2) after each env_step: (T,)."""
+    distances = np.linalg.norm(observations.astype(np.float64) - parse_goal(task), axis=1)
+    return rewards("distance", distances).astype(np.float32)
+
+
 # -- task distributions ----------------------------------------------------------------------------
 
 
@@ -151,6 +157,7 @@ def point_distribution(
         episode_env_steps=problem.episode_env_steps,
         score_range=(float(worst_returns(problem, goals).min()), float(best_returns(problem, goals).max())),
         data_source=None,
+        dense_rewards=distance_rewards if problem.reward == "near" else None,
         draw_paths=draw_point_paths,
         episode_renderer=EpisodeRenderer(endings=(".png",), render=draw_point_paths),
         validation_tasks=_tasks("validation", validation_goals),
