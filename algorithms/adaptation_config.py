@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
+from envs.core import TaskDistribution
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ class TaskLearningConfig(OffPolicyConfig, ABC):
     def validate(self) -> None:
         super().validate()
         require_between(self, FRACTION, "rewarded_fraction")
+
+    def validate_for(self, tasks: TaskDistribution) -> None:
+        """Raise ``ValueError`` where the bound of ``clip_targets`` would be none."""
+        from algorithms.regularized_sac import (
+            highest_target,  # imports torch, which reading a configuration does not need
+        )
+
+        highest_target(self.clip_targets, tasks.score_range)
 
     # What regularises the policy, as the policy head measures it.
 

@@ -27,12 +27,13 @@ from algorithms.files import save_tensors
 from algorithms.latents import save_latents
 from algorithms.networks import Gaussian, torch_generator
 from algorithms.ranges import COUNT, FRACTION, RATE, WEIGHT, require_between
-from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic
+from algorithms.regularized_sac import FrozenPolicies, SkillActorCritic, highest_target
 from algorithms.replay import MultiTaskReplay, PackedFields
 from algorithms.rollout import EpisodeKey, EpisodeNoise, collect_episodes
 from algorithms.skill_space import SkillSpace
 from algorithms.stage import EpisodeRow, Progress, Stage, StageContext, StageReport, TimedWork
 from algorithms.transitions import StateInputs
+from envs.core import TaskDistribution
 
 META_FILE = "meta.pt"
 
@@ -84,6 +85,10 @@ class MetaTrainConfig(ABC):
     """Departure: this part of each critic batch comes from rewarded transitions (released: 0)."""
     context_drawn: int = 0
     """Departure: draw this many transitions, keep the largest context of them with the rewarded first (0: off)."""
+
+    def validate_for(self, tasks: TaskDistribution) -> None:
+        """Raise ``ValueError`` where the bound of ``clip_targets`` would be none."""
+        highest_target(self.clip_targets, tasks.score_range)
 
     def validate(self) -> None:
         require_between(self, COUNT, "epochs", "replay_capacity", "context_capacity", "encoder_hidden_dim")

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from algorithms.stage import Algorithm, StageSpec
-from bench.config import Override, check_override_names, check_preset_names, resolve_config
+from bench.config import Override, check_for_tasks, check_override_names, check_preset_names, resolve_config
 from bench.data_choice import choose_data
 from bench.errors import UserError, unknown_name
 from bench.fields import hashed_fields
@@ -111,6 +111,7 @@ def plan_run(request: RunRequest) -> RunPlan:
     planned: dict[str, PlannedStage] = {}
     for spec in specs:
         config = resolve_config(spec.config_class, spec.name, preset, overrides, request.preset)
+        check_for_tasks(config, distribution, spec.name)
         planned[spec.name] = plan_stage(spec, config, request.seed, distribution, target_tasks, planned)
     stages = _up_to(request.until, tuple(planned.values()), request.algo)
     run_name = _run_name(request, distribution, overrides, cut_short=len(stages) < len(planned))
