@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import UserError, unknown_name
+from bench.files import is_file, printable
 from bench.graph import REPORT, StageNode
 from bench.ledger import LEDGER, sweeps_below
 from bench.locks import lock_holder
@@ -30,7 +31,7 @@ from bench.stage_logs import Record, StageLogs
 from bench.stage_state import stage_state
 from bench.status import SweepStatus, read_status, status_tables
 from bench.store import ARTEFACTS_FOLDER, RUN_FILE, RUN_LOCK, ArtefactStore
-from bench.tables import make_console
+from bench.tables import make_console, make_table
 from bench.tensorboard import TensorBoardFiles
 
 _REFRESH_SECONDS = 2.0
@@ -97,7 +98,7 @@ class RunBoard(Board):
         holder = lock_holder(self.folder / RUN_LOCK)
         status = record["status"] if record["status"] != "running" or holder else "stopped"
         parts: list[RenderableType] = [
-            Text(f"{record['run']}: {status}" + (f" ({holder})" if holder else ""), style="bold"),
+            Text(printable(f"{record['run']}: {status}") + (f" ({holder})" if holder else ""), style="bold"),
             self._stage_table(record),
         ]
         under_way = next((s["name"] for s in record["stages"] if not s["done"]), record["stages"][-1]["name"])
@@ -111,11 +112,11 @@ class RunBoard(Board):
         return Snapshot(parts, holder is not None)
 
     def _stage_table(self, record: Mapping[str, Any]) -> Table:
-        table = _table("Stages", "stage", "state", "progress", "rate", "time", "left")
+        table = make_table("Stages", "stage", "state", "progress", "rate", "time", "left")
         for stage in record["stages"]:
             found = stage_state(stage, self._store)
             is_held = found.state != "done" and lock_holder(self._store.lock_path(stage["artefact"])) is not None
-            state = "reused" if stage["reused"] else "running" if is_held else found.state
+            state = "reused" if stage.get("reused") else "running" if is_held else found.state
             info = found.checkpoint
             if info is None or not info.done or not info.seconds:
                 seconds = "" if stage["seconds"] is None else duration_text(stage["seconds"])
@@ -150,7 +151,7 @@ class SweepBoard(Board):
 
     def look(self) -> Snapshot:
         status = read_status(self.out, self.sweep)
-        parts: list[RenderableType] = [Text(p) if isinstance(p, str) else p for p in status_tables(status)]
+        parts: list[RenderableType] = [*status_tables(status)]
         stages = _stages_of(status)
         curves: list[tuple[str, str, pd.Series]] = []
         task_sets: set[str] = set()
@@ -181,18 +182,10 @@ def _stages_of(status: SweepStatus) -> dict[str, list[StageNode]]:
     return found
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
 def _curve_table(curves: Sequence[tuple[str, str, pd.Series]], task_sets: Collection[str]) -> Table:
     """Learning curves (run, task distribution, mean return by episode), from the lowest to the highest score."""
-    table = _table(
-        f"Score on the {' or '.join(sorted(task_sets))} tasks, by episode", "run", "episodes", "latest", "curve"
-    )
+    title = f"Score on the {' or '.join(sorted(task_sets))} tasks, by episode"
+    table = make_table(title, "run", "episodes", "latest", "curve")
     for run, env, curve in curves:
         low, high = _score_range(env, curve)
         latest = float(curve.iloc[-_LATEST_EPISODES:].mean())
@@ -209,7 +202,7 @@ def _score_range(env: str, curve: pd.Series) -> tuple[float, float]:
 
 def _metrics_table(stage: str, records: Sequence[Record]) -> Table:
     """The latest of each metric and its course, from its lowest to its highest value."""
-    table = _table(f"Metrics of {stage}", "metric", "latest", "lowest", "highest", "course")
+    table = make_table(f"Metrics of {stage}", "metric", "latest", "lowest", "highest", "course")
     courses: dict[str, list[float]] = {}
     for record in records:
         for name, value in record.items():
@@ -237,7 +230,7 @@ def find_board(name: str | None, out: Path) -> Board:
             raise UserError(f"no run and no sweep in {out}")
         newest = max(changed, key=lambda path: changed[path])
         return SweepBoard(out, newest.parent.name) if newest.name == LEDGER else RunBoard(newest.parent)
-    if (Path(name) / RUN_FILE).is_file():
+    if is_file(Path(name) / RUN_FILE):
         return RunBoard(Path(name))
     if name in runs:
         return RunBoard(out / name)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bench.cli_parser import Command, Parser, add_command, add_machine_options, add_out, indices, integer
@@ -15,8 +17,8 @@ from bench.cli_statistics import add_statistics_commands
 from bench.cli_sweep import HIDDEN, add_sweep_commands
 from bench.cli_tune import add_tune_command
 from bench.config import Override, split_overrides
-from bench.errors import UserError, nearest_name
-from bench.process import restart_with_environment
+from bench.errors import UserError, nearest_name, one_line
+from bench.process import restart_with_environment, stop_printing
 
 _RUN_EXAMPLE = "bench run --algo ALGO --env ENV --help lists every field of the configuration and its value."
 
@@ -24,28 +26,46 @@ _RUN_EXAMPLE = "bench run --algo ALGO --env ENV --help lists every field of the 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run ``bench`` and exit. ``argv`` defaults to the process's own arguments."""
     may_restart = argv is None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Names of files may be no text that can be printed.
     try:
         run_command(sys.argv[1:] if argv is None else argv, may_restart)
     except UserError as error:
-        print(f"bench: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(error.exit_code)
     except ImportError as error:
         from envs.plugins import BrokenPluginError
 
         if not isinstance(error, BrokenPluginError):
             raise
-        print(f"bench: {error}", file=sys.stderr)  # a name taken twice: met wherever names are first asked for
+        _complain(str(error))  # a name taken twice: met wherever names are first asked for
         sys.exit(UserError.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()  # The reader (head, less) has gone: nothing is left to say, and to no one.
+        stop_printing()  # The reader (head, less) has gone: nothing is left to say, and to no one.
         sys.exit(1)
+    except OSError as error:
+        # What the commands themselves look for says more; this is for what no one has thought of.
+        where = f": {error.filename}" if error.filename else ""
+        _complain(f"{error.strerror or error}{where}")
+        sys.exit(UserError.exit_code)
+    except MemoryError:
+        _complain("the memory of this machine does not suffice")
+        sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
-        print("bench: stopped at once; running again goes on from the last checkpoint", file=sys.stderr)
+        _complain("stopped at once; running again goes on from the last checkpoint")
         sys.exit(130)
+
+
+def _complain(message: str) -> None:
+    with suppress(OSError):  # The terminal may have gone.
+        print(f"bench: {one_line(message)}", file=sys.stderr)
 
 
 def run_command(argv: Sequence[str], may_restart: bool = False) -> None:
     """Parse ``argv`` and carry out its command. Raises ``UserError``."""
+    for argument in argv:
+        if not _is_text(argument):
+            raise UserError(f"{argument.encode(errors='backslashreplace').decode()!r} is not UTF-8")
     arguments, overrides = split_overrides(argv)
     parser = _make_parser()
     _check_command_name(parser, arguments)
@@ -54,10 +74,28 @@ def run_command(argv: Sequence[str], may_restart: bool = False) -> None:
         raise _unknown_argument(options.parser, extra[0])
     if overrides and not options.takes_overrides:
         raise UserError(f"{options.parser.prog} takes no configuration fields, got {overrides[0].name!r}")
+    _check_out(getattr(options, "out", None))
     if may_restart and options.computes:
         restart_with_environment(options.threads)
     command: Command = options.command
     command(options, overrides)
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_out(out: Path | None) -> None:
+    if out is None:
+        return
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"--out {out} is a link to {out.readlink()}, which is gone: make it, or remove the link")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is not a folder")
 
 
 def _make_parser() -> Parser:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.errors import UserError, unknown_name
 from bench.fields import check_range, describe_type, flatten, leaf_types, normalise, parse_text, replace_values
+from envs.core import TaskDistribution
 
 _FLAG = re.compile(r"--([A-Za-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+)=(.*)", re.DOTALL)
@@ -96,7 +97,21 @@ def resolve_config(
             check_range(name, values[name])
         except ValueError as error:
             raise UserError(f"{override.name}: {error}, got {override.text!r}") from error
-    return _validated(replace_values(config, values), stage)
+    try:
+        resolved = replace_values(config, values)
+    except ValueError as error:
+        raise UserError(f"{stage}: {error}") from error
+    return _validated(resolved, stage)
+
+
+def check_for_tasks(config: Any, distribution: TaskDistribution, stage: str) -> None:
+    """Ask a configuration, where it has ``validate_for``, whether it fits the tasks it is for. Raises ``UserError``."""
+    validate_for = getattr(config, "validate_for", None)
+    if validate_for is not None:
+        try:
+            validate_for(distribution)
+        except ValueError as error:
+            raise UserError(f"{stage} on {distribution.name}: {error}") from error
 
 
 def _validated(config: Any, where: str) -> Any:

@@ -51,13 +51,21 @@ def choose_data(
         if variant and any(override.name == _SOURCE_FIELD for override in overrides):
             raise UserError(f"--data {chosen} and --{_SOURCE_FIELD} say the same thing: give one of them")
         return DataChoice(data_stage_spec(distribution), values, (*overrides, *variant))
-    if not Path(chosen).exists():
+    if not _exists(chosen):
         raise _unknown_data(chosen, distribution)
     for override in overrides:
         if override.name.startswith(f"{DATA_STAGE}."):
             raise UserError(f"--{override.name}: --data {chosen} is read from disk and has no fields to set")
     checksum = read_data(distribution, chosen).trajectories.checksum()
     return DataChoice(import_stage_spec(chosen), {}, (*overrides, Override(_CHECKSUM_FIELD, checksum)))
+
+
+def _exists(path: str) -> bool:
+    """Whether a file or folder is there; what cannot even be a path is not."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _unknown_data(chosen: str, distribution: TaskDistribution) -> UserError:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_MESSAGE = 1000
+_LONGEST_NAME = 200
+
 
 class UserError(Exception):
     """Something the user asked for cannot be done; the message says what, the value, and what is valid."""
@@ -31,8 +34,19 @@ class InterruptedRunError(UserError):
         self.exit_code = 128 + signal_number
 
 
+def one_line(text: str) -> str:
+    """A message on one line of a length that can be read, without what steers a terminal."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    if len(line) <= _LONGEST_MESSAGE:
+        return line
+    end = _LONGEST_MESSAGE // 4
+    return f"{line[: _LONGEST_MESSAGE - end]} [...] {line[-end:]}"
+
+
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
     """The valid name closest to ``name``, or None when nothing resembles it."""
+    if len(name) > _LONGEST_NAME:
+        return None  # Nothing is called so, and comparing takes its time.
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.3)
     return close[0] if close else None
 

@@ -19,6 +19,7 @@ _TRUE_WORDS = frozenset({"true", "yes", "on", "1"})
 _FALSE_WORDS = frozenset({"false", "no", "off", "0"})
 _LARGEST_INTEGER = 10**12
 _LARGEST_SEED = 2**63 - 1
+_LONGEST_TUPLE = 1000
 
 
 @cache
@@ -58,16 +59,23 @@ def hashed_fields(config: Any) -> dict[str, Any]:
     return {name: value for name, value in flatten(config) if name not in left_out}
 
 
-def leaf_types(config_class: type[Any], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+def leaf_types(config_class: type[Any], prefix: str = "") -> tuple[tuple[str, Any, str], ...]:
     """``(dotted name, annotation, docstring)`` of every field, nested dataclasses opened."""
+    return _leaf_types(config_class, prefix)  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _leaf_types(config_class: type[Any], prefix: str) -> tuple[tuple[str, Any, str], ...]:
     hints = typing.get_type_hints(config_class)
-    docstrings = field_docstrings(config_class)  # type: ignore[arg-type]  # a class is hashable
+    docstrings = field_docstrings(config_class)  # type: ignore[arg-type]  # as above
+    found: list[tuple[str, Any, str]] = []
     for field in dataclasses.fields(config_class):
         annotation = hints[field.name]
         if dataclasses.is_dataclass(annotation):
-            yield from leaf_types(typing.cast(type[Any], annotation), f"{prefix}{field.name}.")
+            found += leaf_types(typing.cast(type[Any], annotation), f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, annotation, docstrings.get(field.name, "")
+            found.append((prefix + field.name, annotation, docstrings.get(field.name, "")))
+    return tuple(found)
 
 
 def replace_values(config: Any, values: Mapping[str, Any]) -> Any:
@@ -144,7 +152,7 @@ def _parse_integer(text: str) -> int:
         value = float(text)
     except ValueError as error:
         raise ValueError("expected a whole number") from error
-    if not value.is_integer():
+    if not math.isfinite(value) or not value.is_integer():
         raise ValueError("expected a whole number")
     return int(value)
 
@@ -164,6 +172,8 @@ def _parse_union(text: str, annotation: Any, arguments: Sequence[Any]) -> Any:
 
 def _parse_tuple(text: str, annotation: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
     parts = [part.strip() for part in text.strip("()[]").split(",") if part.strip()]
+    if len(parts) > _LONGEST_TUPLE:
+        raise ValueError(f"expected at most {_LONGEST_TUPLE} values, got {len(parts)}")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(parse_text(part, arguments[0]) for part in parts)
     if len(parts) != len(arguments):

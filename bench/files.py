@@ -56,6 +56,14 @@ def read_bytes(path: Path, largest: int = LARGEST_TEXT_BYTES) -> bytes:
         return file.read()
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; what cannot even be a path is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def last_lines(path: Path, count: int) -> list[str]:
     """The last lines of a text that say something; none where it is not there or may not be read."""
     try:
@@ -93,17 +101,18 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC_ERRNOS:
             raise
-        _say_once(
+        say_once(
+            "no folder sync",
             f"note: the file system of {folder} cannot sync folders ({error.strerror}): if the power fails, what was "
-            "saved in the last seconds may be lost"
+            "saved in the last seconds may be lost",
         )
 
 
 _SAID: set[str] = set()
 
 
-def _say_once(text: str) -> None:
-    kind = text.partition(" of ")[0]
+def say_once(kind: str, text: str) -> None:
+    """Print a note on standard error, the first time that there is one of its kind in this process."""
     if kind not in _SAID:
         _SAID.add(kind)
         print(text, file=sys.stderr, flush=True)

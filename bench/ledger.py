@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
-from bench.errors import UserError, unknown_name
-from bench.files import read_sealed_json, replace_text, storage_errors, write_sealed_json
-from bench.graph import Estimate, StageGraph, StageNode, look_for
+from bench.errors import StorageError, UserError, unknown_name
+from bench.files import is_file, read_sealed_json, replace_text, storage_errors, write_sealed_json
+from bench.graph import REPORT, Estimate, StageGraph, StageNode, look_for
 from bench.node_records import SWEEPS_FOLDER, now, sweep_folder
-from bench.plan import request_from_json
+from bench.plan import RunRequest, request_from_json
+from bench.shape import FileName, check_record
 
 FORMAT = 1
 LEDGER = "sweep.json"
@@ -23,6 +24,43 @@ LOCK = ".lock"
 """Beside the ledger: held by the process that runs the sweep on its machine."""
 LOCAL, SLURM = "local", "slurm"
 """Executors."""
+
+
+class _Node(TypedDict):
+    name: FileName
+    stage: FileName
+    hash: str
+    inputs: list[FileName]
+    request: RunRequest
+    runs: list[FileName]
+    estimate: Estimate | None
+
+
+class _Graph(TypedDict):
+    nodes: list[_Node]
+    stages_before_merging: int
+
+
+class _Settings(TypedDict):
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int
+    checkpoint_seconds: float
+    profile: str | None
+    max_parallel: int | None
+
+
+class _Content(TypedDict):
+    """What ``sweep.json`` holds besides its format."""
+
+    sweep: FileName
+    title: str
+    preset: str
+    source: str
+    executor: Literal["local", "slurm"]
+    left_out: list[str]
+    settings: _Settings
+    created: str
+    graph: _Graph
 
 
 @dataclass(frozen=True)
@@ -88,18 +126,35 @@ def read_ledger(out: Path, sweep: str) -> Ledger:
     when it is damaged.
     """
     path = sweep_folder(out, sweep) / LEDGER
-    if not path.is_file():
+    if not is_file(path):
         raise unknown_name(f"sweep (in {out / SWEEPS_FOLDER})", sweep, sweeps_below(out))
     remedy = "run bench sweep again to write it anew: no result is lost"
     content = read_sealed_json(path, remedy)
     found = content.pop("format", None)
     if found != FORMAT:
-        raise UserError(f"{path} is of another version (format {found}, expected {FORMAT}); {remedy}")
+        raise UserError(f"{path} is of another version (format {found!r:.60}, expected {FORMAT}); {remedy}")
+    check_record(content, _Content, path, remedy)
     graph = content.pop("graph")
-    nodes = [_node(node) for node in graph["nodes"]]
-    planned = StageGraph({node.name: node for node in nodes}, graph["stages_before_merging"])
-    left_out = tuple(content.pop("left_out"))
-    return Ledger(graph=look_for(planned, out), left_out=left_out, **content)
+    nodes = {node["name"]: _node(node) for node in graph["nodes"]}
+    _check_graph(nodes, path, remedy)
+    planned = StageGraph(nodes, graph["stages_before_merging"])
+    return Ledger(
+        graph=look_for(planned, out),
+        left_out=tuple(content["left_out"]),
+        **{name: content[name] for name in ("sweep", "title", "preset", "source", "executor", "settings", "created")},
+    )
+
+
+def _check_graph(nodes: Mapping[str, StageNode], path: Path, remedy: str) -> None:
+    """Raise ``StorageError`` unless every node comes after its inputs, and is of some run."""
+    before: set[str] = set()
+    for node in nodes.values():
+        if not before.issuperset(node.inputs) or not node.runs:
+            raise StorageError(f"{path} does not hold what it should: {node.name} has no run or no inputs; {remedy}")
+        before.add(node.name)
+    reported = {run for node in nodes.values() if node.stage == REPORT for run in node.runs}
+    if any(not reported.issuperset(node.runs) for node in nodes.values()):
+        raise StorageError(f"{path} does not hold what it should: a run in it has no report; {remedy}")
 
 
 def sweeps_below(out: Path) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ tried once more. SIGINT or SIGTERM is passed on: every stage under way is saved,
 from __future__ import annotations
 
 import heapq
-import os
 import selectors
 import signal
 from collections.abc import Callable, Collection, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from bench.graph import REPORT, StageGraph, StageNode
 from bench.node_records import FAILED, end_record, read_record, start_record, sweep_folder
 from bench.plan import plan_run
+from bench.process import available_cpus
 from bench.run import RunOptions
 from bench.signals import StopRequest, stop_on_signals
 from bench.sweep_view import SweepView
@@ -46,7 +46,7 @@ class LocalOutcome:
 def default_parallel(options: RunOptions) -> int:
     """One process per GPU where there are any to use, else as many as the CPUs have room for."""
     gpus = () if options.device == "cpu" else visible_gpus()
-    return len(gpus) or max(1, len(os.sched_getaffinity(0)) // options.threads)
+    return len(gpus) or max(1, available_cpus() // options.threads)
 
 
 def run_locally(
@@ -176,7 +176,7 @@ class _Queue:
                         self._make_ready(other)
         elif code < 128:
             record = read_record(self.folder, name)
-            self._failed(name, "no exit record" if record is None else record.last_line)
+            self._failed(name, "no exit record" if record is None else record.last_line, self._log_of(name))
         elif self.stop.requested:
             self.view.ended(name, "saved")
         elif name in self.outcome.given_up:
@@ -184,9 +184,13 @@ class _Queue:
         else:
             self._killed(name, signal.Signals(code - 128).name)
 
-    def _failed(self, name: str, error: str) -> None:
+    def _log_of(self, name: str) -> str:
+        record = read_record(self.folder, name)
+        return "" if record is None or not record.log else record.log
+
+    def _failed(self, name: str, error: str, log: str) -> None:
         self.outcome.failed[name] = error
-        self.view.ended(name, "failed", error)
+        self.view.ended(name, "failed", f"{error} (log {log})" if log and log not in error else error)
         unreached = list(self.graph.dependants[name])
         while unreached:
             other = unreached.pop()
@@ -219,13 +223,12 @@ class _Queue:
         elif code < 0:
             self._killed(worker.node, signal.Signals(-code).name)
         else:
-            words = worker.last_words()
-            self._record_failure(worker.node, f"its worker ended with exit code {code}: {words} (log: {worker.log})")
+            self._record_failure(worker.node, f"its worker ended with exit code {code}: {worker.last_words()}")
 
     def _record_failure(self, name: str, error: str) -> None:
         record = read_record(self.folder, name) or start_record(self.folder, name, {})
         end_record(self.folder, record, FAILED, error=error)
-        self._failed(name, error)
+        self._failed(name, error, self._log_of(name))
 
 
 def _urgency(graph: StageGraph, missing: Mapping[str, StageNode]) -> dict[str, float]:

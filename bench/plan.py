@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from algorithms.stage import Algorithm, StageSpec
-from bench.config import Override, check_override_names, check_preset_names, resolve_config
+from bench.config import Override, check_for_tasks, check_override_names, check_preset_names, resolve_config
 from bench.data_choice import choose_data
 from bench.errors import UserError, unknown_name
 from bench.fields import hashed_fields
@@ -124,23 +124,13 @@ def plan_run(request: RunRequest) -> RunPlan:
     planned: dict[str, PlannedStage] = {}
     for spec in specs:
         config = resolve_config(spec.config_class, spec.name, preset, overrides, request.preset)
-        _check_for_world(config, spec.name, distribution)
+        check_for_tasks(config, distribution, spec.name)
         planned[spec.name] = plan_stage(
             spec, config, request.seed, distribution, target_tasks, planned, request.task_set
         )
     stages = _up_to(request.until, tuple(planned.values()), request.algo)
     run_name = _run_name(request, distribution, overrides, cut_short=len(stages) < len(planned))
     return RunPlan(request, algorithm, distribution, target_tasks, stages, run_name)
-
-
-def _check_for_world(config: Any, stage: str, distribution: TaskDistribution) -> None:
-    """Call the config's ``validate_for(distribution)``, where it has one: some settings fit some worlds only."""
-    validate_for = getattr(config, "validate_for", None)
-    if validate_for is not None:
-        try:
-            validate_for(distribution)
-        except ValueError as error:
-            raise UserError(f"{stage} on {distribution.name}: {error}") from error
 
 
 def _up_to(until: str | None, stages: tuple[PlannedStage, ...], algo: str) -> tuple[PlannedStage, ...]:

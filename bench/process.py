@@ -18,6 +18,32 @@ def wanted_environment(threads: int) -> dict[str, str]:
     return wanted | _ALLOCATOR if _uses_glibc() else wanted
 
 
+def stop_printing() -> None:
+    """From now on what is printed goes nowhere: its reader is gone, and work that goes on must not fail by that."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass  # Not a stream of the system's: it has its own way of ending.
+    finally:
+        os.close(null)
+
+
+def say(text: str) -> None:
+    """Print a line on standard output, if anybody still reads it."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        stop_printing()
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use, where the system tells (Linux), else all that there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def restart_with_environment(threads: int) -> None:
     """Replace this process by itself with ``wanted_environment``, unless it is in place already.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ import rich.progress
 from rich.console import Console
 
 from algorithms.stage import Progress
+from bench.process import say
 
 _PLAIN_LINE_SECONDS = 30.0
 
@@ -67,7 +69,7 @@ class PlainReporter(Reporter):
         self._started = self._printed = 0.0
 
     def line(self, text: str) -> None:
-        print(text, flush=True)
+        say(text)
 
     def start_stage(self, name: str, progress: Progress) -> None:
         self._name, self._start = name, progress
@@ -95,7 +97,7 @@ class PlainReporter(Reporter):
 
 
 class RichReporter(Reporter):
-    """A live progress bar for the stage that runs."""
+    """A live progress bar for the stage that runs, for as long as there is a terminal to draw it on."""
 
     def __init__(self, console: Console) -> None:
         self._progress = rich.progress.Progress(
@@ -111,7 +113,8 @@ class RichReporter(Reporter):
         self._bar: rich.progress.TaskID | None = None
 
     def line(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def start_stage(self, name: str, progress: Progress) -> None:
         self._bar = self._progress.add_task(
@@ -120,9 +123,10 @@ class RichReporter(Reporter):
 
     def update(self, progress: Progress) -> None:
         if self._bar is not None:
-            self._progress.update(
-                self._bar, completed=progress.done, total=progress.total, success=_success_text(progress)
-            )
+            with suppress(OSError):
+                self._progress.update(
+                    self._bar, completed=progress.done, total=progress.total, success=_success_text(progress)
+                )
 
     def end_stage(self) -> None:
         if self._bar is not None:
@@ -134,7 +138,8 @@ class RichReporter(Reporter):
         return self
 
     def close(self) -> None:
-        self._progress.stop()
+        with suppress(OSError):
+            self._progress.stop()
 
 
 def _success_text(progress: Progress) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from bench.config import yaml_text
 from bench.errors import InterruptedRunError, StageFailedError, UserError
-from bench.files import read_sealed_json, replace_text, sha256_of_file, storage_errors
+from bench.files import replace_text, sha256_of_file, storage_errors
 from bench.locks import LockHeldError, lock_file
 from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
 from bench.progress import Reporter, make_reporter
@@ -24,7 +24,7 @@ from bench.rows import EPISODES_TABLE, STAGE_COLUMNS, read_log, read_table, writ
 from bench.run_record import write_run_record
 from bench.runner import StageOutcome, StageRunner
 from bench.signals import StopRequest, stop_on_signals
-from bench.store import ARTEFACTS_FOLDER, FAILURE, RUN_LOCK, ArtefactStore, Machine
+from bench.store import ARTEFACTS_FOLDER, RUN_LOCK, ArtefactStore, Machine, read_failure
 from bench.versions import versions
 
 CONFIG_FILE = "config.yaml"
@@ -229,8 +229,8 @@ class _Run:
             return rows.assign(error="")
         partial = self.store.partial_folder(name)
         rows = read_log(partial).assign(error="")
-        if (partial / FAILURE).exists():
-            failure = read_sealed_json(partial / FAILURE, f"delete {partial / FAILURE}")
+        failure = read_failure(partial)
+        if failure is not None:
             seconds, error = failure["seconds"], failure["error"]
         elif name in self.failures:
             seconds, error = float(rows["seconds"].max()) if len(rows) else 0.0, self.failures[name]

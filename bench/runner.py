@@ -262,7 +262,10 @@ class _Attempt:
         }
         with storage_errors(f"record that stage {self.planned.spec.name} failed with {last_line}"):
             write_sealed_json(path, record)
-        return StageFailedError(f"stage {self.planned.spec.name} failed: {last_line}; its traceback is in {path}")
+        return StageFailedError(
+            f"stage {self.planned.spec.name} failed: {last_line}; its traceback is in {path}, and the same command "
+            "tries again"
+        )
 
 
 def _generators() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench.config import help_text
 from bench.errors import UserError, unknown_name
+from bench.files import is_file, printable
 from bench.locks import lock_holder
 from bench.lookup import presets_of_pair
 from bench.plan import RunRequest, plan_run
@@ -58,22 +59,23 @@ def print_run(run: str, out: Path, as_json: bool) -> None:
         print(json.dumps(description, indent=2))
         return
     title = f"{description['algo']} on {description['env']}, {description['preset']}, seed {description['seed']}"
-    print(f"{description['run']}: {title}; {description['status']}")
+    print(printable(f"{description['run']}: {title}; {description['status']}"))
     if (reason := why_no_result(description)) is not None:
         print(f"adapted {reason}")
-    if description["overrides"]:
-        print("overrides: " + ", ".join(f"{name}={text}" for name, text in description["overrides"].items()))
+    if description.get("overrides"):
+        texts = (f"{name}={text}" for name, text in description["overrides"].items())
+        print(printable("overrides: " + ", ".join(texts)))
     if description.get("data") is not None:  # shipped runs are older than this field
-        print(f"data: {description['data']}")
+        print(printable(f"data: {description['data']}"))
     for failure in description["failures"]:
-        print(f"failed: {failure}")
+        print(printable(f"failed: {failure}"))
     _print_tables(description)
 
 
 def find_run(run: str, out: Path) -> Path:
     """The folder of a run. Raises ``UserError`` with the nearest name when there is none."""
     for folder in (Path(run), out / run):
-        if (folder / RUN_FILE).is_file():
+        if is_file(folder / RUN_FILE):
             return folder
     names = sorted(path.parent.name for path in out.glob(f"*/{RUN_FILE}"))
     raise unknown_name(f"run (neither a folder nor in {out})", run, names)
@@ -120,7 +122,7 @@ def _stage_state(stage: dict[str, Any], store: ArtefactStore) -> dict[str, Any]:
 def _print_tables(description: dict[str, Any]) -> None:
     rows = []
     for stage in description["stages"]:
-        state = "reused" if stage["reused"] else stage["state"]
+        state = "reused" if stage.get("reused") else stage["state"]
         seconds = "" if stage["seconds"] is None else duration_text(stage["seconds"])
         rows.append((stage["name"], state, stage["progress"] or "", seconds, stage["artefact"]))
     rows.append(("total", "", "", duration_text(description["total_seconds"]), ""))

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a run to stop at the next safe moment; a second SIGINT stops it at once."""
+"""SIGINT, SIGTERM and SIGHUP ask a run to stop at the next safe moment; a second SIGINT stops it at once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """True once SIGINT or SIGTERM has arrived."""
+        """True once SIGINT, SIGTERM or SIGHUP has arrived."""
         return self.signal_number is not None
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Collect SIGINT and SIGTERM inside the block instead of dying from them.
+    """Collect SIGINT, SIGTERM and SIGHUP (the terminal was closed) inside the block instead of dying from them.
 
-    The second SIGINT raises ``KeyboardInterrupt``: whoever presses Ctrl-C twice does not want to wait.
+    SIGHUP that is ignored stays ignored: that is what ``nohup`` does. The second SIGINT raises ``KeyboardInterrupt``:
+    whoever presses Ctrl-C twice does not want to wait.
     """
     stop = StopRequest()
 
@@ -33,7 +34,10 @@ def stop_on_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         stop.signal_number = number
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:

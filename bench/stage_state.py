@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.checkpoint_info import CheckpointInfo, read_checkpoint_info
-from bench.files import read_sealed_json
-from bench.store import FAILURE, ArtefactStore
+from bench.store import ArtefactStore, read_failure
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ def stage_state(stage: Mapping[str, Any], store: ArtefactStore) -> StageState:
     if stage["done"]:
         return StageState("done")
     partial = store.partial_folder(stage["artefact"])
-    if (partial / FAILURE).exists():
-        failure = read_sealed_json(partial / FAILURE, "run again to retry the stage")
+    failure = read_failure(partial)
+    if failure is not None:
         return StageState("failed", error=failure["error"])
     info = read_checkpoint_info(partial)
     return StageState("started" if info is not None or partial.exists() else "waiting", info)

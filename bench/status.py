@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from bench.checkpoint_info import CheckpointInfo, read_checkpoint_info
 from bench.cli_parser import DEFAULT_OUT
@@ -29,7 +30,7 @@ from bench.ledger import LOCK, SLURM, Ledger, read_ledger, sweeps_below
 from bench.locks import lock_holder
 from bench.node_records import DONE, FAILED, INTERRUPTED, RUNNING, NodeRecord, read_record, sweep_folder
 from bench.store import ARTEFACTS_FOLDER, RUN_LOCK, ArtefactStore
-from bench.tables import make_console, print_table
+from bench.tables import make_console, make_table, plain, print_table
 
 if TYPE_CHECKING:
     from slurm.states import ClusterNode
@@ -260,34 +261,31 @@ def _counts_text(status: SweepStatus) -> str:
     return ", ".join(f"{count} {state}" for state, count in status.counts.items())
 
 
-def status_tables(status: SweepStatus) -> list[Table | str]:
+def status_tables(status: SweepStatus) -> list[Table | Text]:
     """What ``bench status`` prints of one sweep."""
     ledger = status.ledger
-    parts: list[Table | str] = [f"{ledger.sweep}: {ledger.title}; {_counts_text(status)}"]
-    parts += [f"left out: {line}" for line in ledger.left_out]
+    parts: list[Table | Text] = [plain(f"{ledger.sweep}: {ledger.title}; {_counts_text(status)}")]
+    parts += [plain(f"left out: {line}") for line in ledger.left_out]
     if status.silence:
-        parts.append(f"the cluster does not say what is in its queue: {status.silence}")
+        parts.append(plain(f"the cluster does not say what is in its queue: {status.silence}"))
     if queue := _queue_text(status):
-        parts.append(f"in the cluster's queue: {queue}")
-    runs = Table(title="Runs", title_justify="left", title_style="bold")
+        parts.append(plain(f"in the cluster's queue: {queue}"))
     stages = list(dict.fromkeys(node.stage for node in ledger.graph.nodes.values() if node.stage != REPORT))
-    for column in ("run", "state", *stages):
-        runs.add_column(column, overflow="fold")
+    runs = make_table("Runs", "run", "state", *stages)
     by_run = status.stages_by_run
     shown = list(by_run)[:_SHOWN_NODES]
     for run in shown:
-        runs.add_row(run, status.run_state(run), *(by_run[run].get(stage, "") for stage in stages))
+        runs.add_row(plain(run), status.run_state(run), *(by_run[run].get(stage, "") for stage in stages))
     parts.append(runs)
     if len(by_run) > len(shown):
-        parts.append(f"and {len(by_run) - len(shown)} more runs (--json has all)")
+        parts.append(plain(f"and {len(by_run) - len(shown)} more runs (--json has all)"))
     notable = [node for node in status.nodes.values() if node.state not in (DONE, PENDING, BLOCKED)]
     if notable:
-        table = Table(title="Stages under way, or in need of a look", title_justify="left", title_style="bold")
-        for column in ("stage", "state", "progress", "tries", "where", "why"):
-            table.add_column(column, overflow="fold")
+        columns = ("stage", "state", "progress", "tries", "where", "why")
+        table = make_table("Stages under way, or in need of a look", *columns)
         for node in notable[:_SHOWN_NODES]:
             cells = (node.name, node.state, node.progress, str(node.attempts or ""), node.where, node.reason)
-            table.add_row(*(cell.replace("[", "\\[") for cell in cells))
+            table.add_row(*map(plain, cells))
         parts.append(table)
     return parts
 

@@ -63,6 +63,25 @@ class Machine:
     threads: int
 
 
+class _Failure(TypedDict):
+    """What ``failure.json`` holds at least."""
+
+    error: str
+    traceback: str
+    seconds: float
+
+
+def read_failure(partial: Path) -> dict[str, Any] | None:
+    """How a stage under way failed, by its partial folder; None where it has not. Raises ``StorageError``."""
+    path = partial / FAILURE
+    if not path.exists():
+        return None
+    remedy = "run again to retry the stage"
+    content = read_sealed_json(path, remedy)
+    check_record(content, _Failure, path, remedy)
+    return content
+
+
 class _Manifest(TypedDict):
     """What ``manifest.json`` holds at least."""
 

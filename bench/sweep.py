@@ -19,6 +19,7 @@ from bench.budgets import total_budget
 from bench.cli_parser import DEFAULT_OUT
 from bench.errors import InterruptedRunError, StageFailedError, UserError, nearest_name
 from bench.estimates import StageTimes
+from bench.files import printable
 from bench.graph import REPORT, StageGraph, StageNode, merge_plans
 from bench.ledger import LOCAL, LOCK, SLURM, Ledger
 from bench.local_executor import default_parallel, run_locally
@@ -64,7 +65,7 @@ def start_sweep(source: str, preset: str, options: SweepOptions, dry_run: bool) 
     """``bench sweep``: plan, and run or show. Raises ``UserError`` and its kinds; running again goes on from there."""
     ledger = plan_sweep(load_sweep(source), source, preset, options)
     for line in ledger.left_out:
-        print(f"left out: {line}")
+        print(printable(f"left out: {line}"))
     graph = _selected(ledger, options.only)
     if dry_run:
         print_graph(ledger, graph, options)

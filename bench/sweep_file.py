@@ -29,11 +29,13 @@ from typing import Any
 
 from bench.config import Override
 from bench.errors import UserError, nearest_name, unknown_name
+from bench.files import is_file, read_bytes
 from bench.plan import RunRequest
 from envs.core import TARGET, TASK_SETS
 
 _SHIPPED_PACKAGE, _SHIPPED_FOLDER = "slurm", "sweeps"
 _ENDING = ".toml"
+_LARGEST_BYTES = 1 << 22
 _FIELDS = ("name", "title", "picture", "presets")
 LEARNING, FEW_EPISODES, META_TRAINING = PICTURES = ("learning", "first-episodes", "meta-training")
 """What the figure of a sweep that ships shows in a report: scores on the target tasks, the first 20 episodes of them,
@@ -97,19 +99,20 @@ def load_sweep(name_or_path: str) -> SweepSpec:
         file = importlib.resources.files(_SHIPPED_PACKAGE) / _SHIPPED_FOLDER / f"{name_or_path}{_ENDING}"
         return parse_sweep(file.read_text(encoding="utf-8"), str(file))
     path = Path(name_or_path)
-    if not path.is_file():
+    if not is_file(path):
         raise unknown_name("sweep (neither shipped nor a file)", name_or_path, shipped_sweeps())
     try:
-        return parse_sweep(path.read_text(encoding="utf-8"), name_or_path)
+        text = read_bytes(path, _LARGEST_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{name_or_path} cannot be read: {error}") from error
+    return parse_sweep(text, name_or_path)
 
 
 def parse_sweep(text: str, where: str) -> SweepSpec:
     """A sweep from TOML; ``where`` names the file. Raises ``UserError`` naming the field and what is valid."""
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not TOML: {error}") from error
     _check_fields(content, _FIELDS, ("name", "presets"), where)
     name = _text(content, "name", where)
@@ -121,14 +124,14 @@ def parse_sweep(text: str, where: str) -> SweepSpec:
         raise UserError(f"{where}: picture: expected {', '.join(PICTURES)}, got {picture!r}")
     presets = content["presets"]
     if not isinstance(presets, dict) or not presets:
-        raise UserError(f"{where}: presets: expected at least one row [[presets.PRESET]], got {presets!r}")
+        raise UserError(f"{where}: presets: expected at least one row [[presets.PRESET]], got {presets!r:.200}")
     rows = {preset: _rows(rows, f"{where}: {preset}") for preset, rows in presets.items()}
     return SweepSpec(name, title, rows, picture)
 
 
 def _rows(rows: Any, where: str) -> tuple[SweepRow, ...]:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{where}: expected rows [[presets.PRESET]], got {rows!r}")
+        raise UserError(f"{where}: expected rows [[presets.PRESET]], got {rows!r:.200}")
     return tuple(_row(row, f"{where}, row {index}") for index, row in enumerate(rows, start=1))
 
 
@@ -160,7 +163,7 @@ def _check_fields(content: Mapping[str, Any], valid: Sequence[str], required: Se
 def _text(content: Mapping[str, Any], name: str, where: str) -> str:
     value = content[name]
     if not isinstance(value, str) or not value:
-        raise UserError(f"{where}: {name}: expected a text, got {value!r}")
+        raise UserError(f"{where}: {name}: expected a text, got {value!r:.200}")
     return value
 
 
@@ -177,17 +180,19 @@ def _list(row: Mapping[str, Any], name: str, kind: type[Any], where: str) -> tup
     fits = isinstance(values, list) and all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
     if not fits or not values or len(set(values)) != len(values):
         what = "texts" if kind is str else "whole numbers"
-        raise UserError(f"{where}: {name}: expected a list of different {what}, got {values!r}")
-    if kind is int and min(values) < 0:
-        raise UserError(f"{where}: {name}: expected whole numbers from 0, got {min(values)}")
+        raise UserError(f"{where}: {name}: expected a list of different {what}, got {values!r:.200}")
+    if kind is int and not (min(values) >= 0 and max(values) < 2**63):
+        raise UserError(f"{where}: {name}: expected whole numbers from 0 to {2**63 - 1}, got {values!r:.60}")
     return tuple(values)
 
 
 def _overrides(values: Any, where: str) -> tuple[Override, ...]:
     if not isinstance(values, dict):
-        raise UserError(f'{where}: overrides: expected {{ "stage.field" = value }}, got {values!r}')
+        raise UserError(f'{where}: overrides: expected {{ "stage.field" = value }}, got {values!r:.200}')
     overrides = []
     for name, value in values.items():
+        if not isinstance(value, str | int | float | list | dict):
+            raise UserError(f"{where}: overrides: {name}: expected a number, a text or a list, got {value!r:.60}")
         if isinstance(value, dict):
             raise UserError(f'{where}: overrides: put quotes around the name: "{name}.{next(iter(value), "...")}"')
         overrides.append(Override(name, _override_text(value)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from bench.graph import StageNode
+from bench.process import say
 from bench.progress import duration_text
 
 _LINE_SECONDS = 30.0
@@ -30,7 +32,7 @@ class SweepView:
 
     def line(self, text: str) -> None:
         """Print one line that stays."""
-        print(text, flush=True)
+        say(text)
 
     def started(self, node: StageNode) -> None:
         """A worker begins with a node."""
@@ -79,10 +81,12 @@ class LiveSweepView(SweepView):
         self._live = Live(self._table(), console=console, auto_refresh=False, transient=True)
 
     def line(self, text: str) -> None:
-        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):  # The terminal may have gone: the sweep goes on, or is about to stop.
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self) -> None:
-        self._live.update(self._table(), refresh=True)
+        with suppress(OSError):
+            self._live.update(self._table(), refresh=True)
 
     def _table(self) -> Table:
         table = Table(title=self.summary, title_justify="left")
@@ -99,7 +103,8 @@ class LiveSweepView(SweepView):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
 
 
 def make_view(total: int) -> SweepView:

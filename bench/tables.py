@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from bench.files import printable
 
 _MINIMUM_WIDTH = 120
 """Where output is not a terminal, columns are not squeezed into 80 characters."""
@@ -21,9 +24,20 @@ def make_console() -> Console:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; numbers should come as text."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = make_table(title, *columns)
     for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        table.add_row(*map(plain, row))
     make_console().print(table)
+
+
+def make_table(title: str, *columns: str) -> Table:
+    """An empty table whose title and heads mean nothing but themselves."""
+    table = Table(title=plain(title), title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(plain(column), overflow="fold")
+    return table
+
+
+def plain(text: str) -> Text:
+    """Text that means nothing to rich nor to a terminal: no markup, no escapes."""
+    return Text(printable(text))

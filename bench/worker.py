@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import InterruptedRunError, StageFailedError, StorageError, UserError
-from bench.files import read_json, read_sealed_json
+from bench.files import read_json
 from bench.graph import REPORT, report_hash
 from bench.locks import lock_holder
 from bench.node_records import DONE, FAILED, INTERRUPTED, RUNNING, end_record, read_record, start_record, sweep_folder
@@ -23,7 +23,7 @@ from bench.run import RunOptions, execute_run, prepare_torch, write_failed_run
 from bench.runner import StageRunner
 from bench.shape import FileName, check_value
 from bench.signals import StopRequest, stop_on_signals
-from bench.store import ARTEFACTS_FOLDER, FAILURE, MANIFEST, ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, MANIFEST, ArtefactStore, read_failure
 
 DONE_CODE, FAILED_CODE = 0, 1
 _LOOK_SECONDS = 1.0
@@ -202,8 +202,9 @@ class _Inputs:
 
 
 def _stage_traceback(request: NodeRequest, options: RunOptions) -> str:
-    path = ArtefactStore(options.out / ARTEFACTS_FOLDER).partial_folder(request.node) / FAILURE
     try:
-        return str(read_sealed_json(path, "run again to retry the stage")["traceback"])
-    except (StorageError, KeyError):
-        return ""  # Another process has begun to retry it: the one line of the error is what is left.
+        failure = read_failure(ArtefactStore(options.out / ARTEFACTS_FOLDER).partial_folder(request.node))
+    except StorageError:
+        failure = None
+    # None: another process has begun to retry it, and the one line of the error is what is left.
+    return "" if failure is None else str(failure["traceback"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from bench.files import storage_errors
+from bench.errors import UserError
+from bench.files import last_lines, storage_errors
 from bench.forked_process import ForkedProcess, can_fork
 from bench.process import wanted_environment
 from bench.run import RunOptions
@@ -22,6 +25,8 @@ from bench.worker_process import serve
 
 _SOURCE = Path(__file__).resolve().parent.parent
 _DEVICES = "CUDA_VISIBLE_DEVICES"
+_GPU_NAME = re.compile(r"\d{1,4}|GPU-[\w-]+|MIG-[\w/-]+")
+_NVIDIA_SECONDS = 20.0
 
 
 class Worker:
@@ -92,8 +97,7 @@ class Worker:
 
     def last_words(self) -> str:
         """The last line it printed, or nothing."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        return next(iter(last_lines(self.log, 1)), "")
 
 
 class _Process(Protocol):
@@ -112,8 +116,9 @@ class _Process(Protocol):
 
 
 def _start_new(options: RunOptions, environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    # Without -P, -m would look for the packages in the current folder first, where the user may have an envs/ as well.
     command = [
-        sys.executable, "-m", "bench", "stage", "--serve", "--out", str(options.out), "--device", options.device,
+        sys.executable, "-P", "-m", "bench", "stage", "--serve", "--out", str(options.out), "--device", options.device,
         "--threads", str(options.threads), "--checkpoint-seconds", str(options.checkpoint_seconds),
     ]  # fmt: skip
     # A session of its own: Ctrl-C reaches the parent alone, which asks the workers to stop.
@@ -130,14 +135,29 @@ def worker_environment(threads: int, gpu: str | None) -> dict[str, str]:
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The GPUs that may be used here, as ``CUDA_VISIBLE_DEVICES`` names them; empty where there are none."""
+    """The GPUs that may be used here, as ``CUDA_VISIBLE_DEVICES`` names them; empty where there are none.
+
+    As CUDA reads that variable, what follows a name that can be no GPU's (``-1``, ``none``, ``NoDevFiles``) does not
+    count. Raises ``UserError`` when ``nvidia-smi`` hangs, as it does on a machine whose driver is broken.
+    """
     if _DEVICES in environment:
-        return tuple(part.strip() for part in environment[_DEVICES].split(",") if part.strip() not in ("", "-1"))
+        names = (part.strip() for part in environment[_DEVICES].split(","))
+        return tuple(itertools.takewhile(_GPU_NAME.fullmatch, names))
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
-    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False, timeout=30).stdout
-    return tuple(str(index) for index, line in enumerate(filter(_is_gpu, listed.splitlines())))
+    try:
+        done = subprocess.run(
+            [program, "-L"], capture_output=True, text=True, check=False, timeout=_NVIDIA_SECONDS, errors="replace"
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"{program} has not said for {_NVIDIA_SECONDS:.0f} s which GPUs there are: the driver hangs; use --device "
+            f"cpu, or name them in {_DEVICES}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{program} cannot be run ({error.strerror}); use --device cpu") from error
+    return tuple(str(index) for index, line in enumerate(filter(_is_gpu, done.stdout.splitlines())))
 
 
 def _is_gpu(line: str) -> bool:

@@ -46,6 +46,11 @@ def why_no_gl() -> str | None:
     wanted = _wanted()
     if wanted in _OFF:
         return f"MUJOCO_GL={wanted} turns drawing off; unset it, or set it to {' or '.join(_LIBRARIES)}"
+    opengl = os.environ.get("PYOPENGL_PLATFORM", "").lower()
+    if opengl and wanted not in _OFF and sys.platform == "linux":
+        drawn_by = wanted if wanted not in _UNDECIDED else next(filter(_can_be_loaded, _LIBRARIES), "")
+        if drawn_by in _LIBRARIES and opengl != drawn_by:
+            return f"PYOPENGL_PLATFORM={opengl} does not go with drawing by {drawn_by}: unset it"
     reason = why_mujoco_fails()
     if reason or wanted not in _UNDECIDED or sys.platform != "linux" or any(map(_can_be_loaded, _LIBRARIES)):
         return reason

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, unknown_name
-from bench.files import storage_errors
+from bench.files import read_bytes, storage_errors
 
 FOLDER = Path(__file__).resolve().parent / "profiles"
 DEFAULT = "default"
+_LARGEST_BYTES = 1 << 20
+_LARGEST = 10**9
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,10 @@ def load_profile(name: str) -> Profile:
     if not name.endswith(".toml") and name not in profile_names():
         raise unknown_name("profile", name, profile_names())
     with storage_errors(f"read the profile {path}"):
-        text = path.read_text(encoding="utf-8")
+        content_bytes = read_bytes(path, _LARGEST_BYTES)
     try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(content_bytes.decode())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"profile {path} is not TOML: {error}") from error
     return _parse(path, content)
 
@@ -86,11 +88,11 @@ def _parse(path: Path, content: dict[str, Any]) -> Profile:
     setup, max_restarts = content.pop("setup", []), content.pop("max_restarts", Profile.max_restarts)
     tables = content.pop("stages", {})
     if not isinstance(setup, list) or not all(isinstance(line, str) for line in setup):
-        raise UserError(f"profile {path}: setup must be a list of shell lines, got {setup!r}")
-    if type(max_restarts) is not int or max_restarts < 0:
-        raise UserError(f"profile {path}: max_restarts must be an integer from 0, got {max_restarts!r}")
+        raise UserError(f"profile {path}: setup must be a list of shell lines, got {setup!r:.60}")
+    if type(max_restarts) is not int or not 0 <= max_restarts <= _LARGEST:
+        raise UserError(f"profile {path}: max_restarts must be an integer from 0, got {max_restarts!r:.60}")
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        raise UserError(f"profile {path}: stages must be tables such as [stages.skills], got {tables!r}")
+        raise UserError(f"profile {path}: stages must be tables such as [stages.skills], got {tables!r:.60}")
     resources = _resources(path, "", content, Resources())
     stages = {kind: _resources(path, f"stages.{kind}.", table, resources) for kind, table in tables.items()}
     return Profile(path.stem, resources, stages, tuple(setup), max_restarts)
@@ -106,7 +108,7 @@ def _resources(path: Path, prefix: str, table: Mapping[str, Any], base: Resource
         if valid[name] is None:
             fits, wanted = isinstance(value, str) and value != "", "text"
         else:
-            fits, wanted = type(value) is int and value >= lowest, f"an integer from {lowest}"
+            fits, wanted = type(value) is int and lowest <= value <= _LARGEST, f"an integer from {lowest}"
         if not fits:
-            raise UserError(f"profile {path}: {prefix}{name} must be {wanted}, got {value!r}")
+            raise UserError(f"profile {path}: {prefix}{name} must be {wanted}, got {value!r:.60}")
     return replace(base, **table)

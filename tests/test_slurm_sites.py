@@ -178,25 +178,29 @@ def test_a_busy_controller_is_not_an_empty_queue(
 
 @on_slurm
 def test_an_array_with_holes_is_followed_and_cancelled(slurm: MiniSlurm, bench: Bench, tmp_path: Path) -> None:
-    """As after ``scancel ID_[1,3,5]``: the controller then prints a range with a step."""
+    """As after ``scancel ID_[1,3,5...]``: the controller then prints a range with a step."""
     out = tmp_path / "out"
-    asked = ("sweep", write_toy_sweep(tmp_path, seeds=range(6), fit__updates=1, adapt__episodes=1), "--preset", "smoke",
-             "--out", out, "--executor", "slurm", "--profile", write_profile(tmp_path))  # fmt: skip
+    asked = ("sweep", write_toy_sweep(tmp_path, seeds=range(16)), "--preset", "smoke", "--out", out, "--executor",
+             "slurm", "--profile", write_profile(tmp_path))  # fmt: skip
     slurm.open_queue(False)
     assert bench(*asked).code == 0
-    (fit,) = [array for array in states.sweep_arrays(sweep_folder(out, SWEEP)) if array.stage == "fit"]
-    subprocess.run(["scancel", f"{fit.job_id}_[1,3,5]"], check=True)
-    shown = subprocess.run(
-        ["scontrol", "-o", "show", "job", fit.job_id or ""], capture_output=True, text=True, check=True
-    )
-    assert "ArrayTaskId=0-4:2" in shown.stdout
+    folder = sweep_folder(out, SWEEP)
+    (fit,) = [array for array in states.sweep_arrays(folder) if array.stage == "fit"]
+    subprocess.run(["scancel", f"{fit.job_id}_[{','.join(map(str, range(1, 16, 2)))}]"], check=True)
+    show = ["scontrol", "-o", "show", "job", fit.job_id or ""]
+    assert "ArrayTaskId=0-14:2" in subprocess.run(show, capture_output=True, text=True, check=True).stdout
     assert "pending" in bench("status", SWEEP, "--out", out).out
-    states_of_fits = [state for node, state in node_states(sweep_folder(out, SWEEP)).items() if node.startswith("fit")]
-    assert sorted(states_of_fits) == ["cancelled"] * 3 + ["pending"] * 3
+
+    def states_of_fits() -> list[str]:
+        return sorted(state for node, state in node_states(folder).items() if node.startswith("fit"))
+
+    # The controller forgets at once the tasks that never began.
+    assert states_of_fits() == ["pending"] * 8 + ["unknown"] * 8
+    assert bench(*asked).code == 0  # What was cancelled is submitted again, and what waits for it too.
+    assert states_of_fits() == ["pending"] * 16
+    assert bench("cancel", SWEEP, "--out", out).code == 0
+    assert ids_in_queue() == []
     slurm.open_queue(True)
-    outcome = bench(*asked, "--wait")  # What was cancelled is submitted again, what waits for it too.
-    assert outcome.code == 0, outcome.err
-    assert read_status(out, SWEEP).counts == {"done": 19}
 
 
 @on_slurm

@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import quote
 
 from bench.errors import StorageError, UserError
-from bench.files import read_sealed_json
 from bench.ledger import sweeps_below
 from bench.lookup import find_task_distribution
 from bench.node_records import FAILED, SWEEPS_FOLDER
@@ -20,7 +19,7 @@ from bench.results import read_run, task_set_of, total_seconds
 from bench.rows import EPISODES_TABLE
 from bench.run_record import read_run_record
 from bench.status import read_status
-from bench.store import ARTEFACTS_FOLDER, FAILURE, ArtefactStore
+from bench.store import ARTEFACTS_FOLDER, ArtefactStore, read_failure
 from envs.core import TARGET
 
 
@@ -131,9 +130,9 @@ def _traceback_of_run(folder: Path) -> str:
         record = read_run_record(folder)
         store = ArtefactStore(folder.parent / ARTEFACTS_FOLDER)
         for stage in record.get("stages", []):
-            path = store.partial_folder(str(stage.get("artefact"))) / FAILURE
-            if not stage.get("done") and path.exists():
-                return str(read_sealed_json(path, "run again to retry the stage")["traceback"])
+            failure = None if stage["done"] else read_failure(store.partial_folder(stage["artefact"]))
+            if failure is not None:
+                return str(failure["traceback"])
         if not (folder / EPISODES_TABLE).exists():
             return ""
         rows = read_run(folder)[1]

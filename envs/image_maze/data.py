@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from envs.image_maze.pictures import draw_recorded
 from envs.image_maze.views import HAS_PREVIOUS, OBSERVATION_DIM, PREVIOUS_POSITION, STATE_DIM
 from envs.maze.data import MazeDataConfig, MazeDataSource, follow, plan_between_cells
-from envs.maze.layout import Layout, random_layout
+from envs.maze.layout import MIN_RANDOM_SIZE, Layout, random_layout
 from envs.randomness import key_to_integer, keyed_rng
 from envs.trajectories import Trajectories
+
+_LARGEST_LAYOUT = 200
+"""Cells: beyond it, making the mazes takes longer than following a trajectory in them."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class ImageMazeDataConfig(MazeDataConfig):
 
     layout_size: int = 20
     """Cells on each side of the random mazes, without the border (paper: 20 x 20)."""
+
+    def validate(self) -> None:
+        super().validate()
+        if not MIN_RANDOM_SIZE <= self.layout_size <= _LARGEST_LAYOUT:
+            raise ValueError(f"layout_size is {self.layout_size}; valid is {MIN_RANDOM_SIZE} to {_LARGEST_LAYOUT}")
 
 
 IMAGE_MAZE_DATA_PRESETS: Mapping[str, Mapping[str, Any]] = {

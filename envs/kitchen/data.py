@@ -53,10 +53,10 @@ class KitchenDataConfig:
     """Deviations of the Gaussian noise on arm actions; one is drawn for each sequence (ours, measured)."""
 
     def validate(self) -> None:
-        for name in ("num_trajectories", "chunk_trajectories"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if not self.action_noise or not all(0.0 <= sigma <= 0.3 for sigma in self.action_noise):
+        for name, high in (("num_trajectories", 10**7), ("chunk_trajectories", 10**5)):
+            if not 1 <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}; valid is 1 to {high:,}")
+        if not 1 <= len(self.action_noise) <= 100 or not all(0.0 <= sigma <= 0.3 for sigma in self.action_noise):
             raise ValueError(f"action_noise must be deviations from 0 to 0.3; got {self.action_noise}")
 
 

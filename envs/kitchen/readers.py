@@ -174,7 +174,7 @@ def _minari_file(name: str) -> Path:
     if full_name not in MINARI_DATASETS:
         valid = ", ".join((*MINARI_DATASETS, "minari:complete", "minari:partial", "minari:mixed"))
         raise TrajectoryError(f"unknown Minari dataset {name!r}; valid: {valid}")
-    root = Path(os.environ.get("MINARI_DATASETS_PATH", Path.home() / ".minari" / "datasets"))  # as minari has it
+    root = _datasets_folder()
     path = root / full_name / _MINARI_FILE
     if path.is_file():
         return path
@@ -197,6 +197,17 @@ def _minari_file(name: str) -> Path:
     if not path.is_file():
         raise TrajectoryError(f"{full_name}: minari downloaded it without {path}; {by_hand}")
     return path
+
+
+def _datasets_folder() -> Path:
+    """Where minari keeps its datasets. Raises ``TrajectoryError`` where there is no home folder, as in some jobs."""
+    named = os.environ.get("MINARI_DATASETS_PATH")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".minari" / "datasets"
+    except RuntimeError as error:
+        raise TrajectoryError("there is no home folder here: set MINARI_DATASETS_PATH, or give the file") from error
 
 
 def _jumps(observations: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -24,6 +24,13 @@ from envs.maze.planner import Cell, descend, path_length_map
 from envs.randomness import keyed_rng
 from envs.trajectories import Trajectories
 
+_VALID = (
+    ("num_trajectories", 1, 10**7), ("chunk_trajectories", 1, 10**5), ("max_env_steps", 1, 10**6),
+    ("proportional_gain", 0.0, 1000.0), ("derivative_gain", -1000.0, 0.0), ("waypoint_tolerance", 1e-6, 1.0),
+    ("waypoint_jitter", 0.0, 0.399),
+)  # fmt: skip
+"""Field, smallest and largest value. A jitter of 0.4 cells would put waypoints into walls."""
+
 
 @dataclass(frozen=True)
 class MazeDataConfig:
@@ -46,14 +53,14 @@ class MazeDataConfig:
     max_env_steps: int = 2000
     """Longest trajectory; one that has not arrived by then is kept as it is. Ours: the episode's time limit."""
 
+    def validate(self) -> None:
+        """Raise ``ValueError`` naming the first field that no data can be built with."""
+        for name, low, high in _VALID:
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}; valid is {low:,} to {high:,}")
+
     def __post_init__(self) -> None:
-        for name in ("num_trajectories", "chunk_trajectories", "max_env_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if not 0.0 <= self.waypoint_jitter < 0.4:
-            raise ValueError(f"waypoint_jitter must lie in [0, 0.4) to stay off walls; got {self.waypoint_jitter}")
-        if self.waypoint_tolerance <= 0.0:
-            raise ValueError(f"waypoint_tolerance must be above 0; got {self.waypoint_tolerance}")
+        self.validate()
 
 
 MAZE_DATA_PRESETS: Mapping[str, Mapping[str, Any]] = {
