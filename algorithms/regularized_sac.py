@@ -278,7 +278,7 @@ class DualCoefficients(nn.Module):
 
     def update(self, excess: Tensor) -> None:
         """One dual step. ``excess`` = divergence - target, in the shape of the coefficients; 0 where unseen."""
-        gradient = -excess.detach()
+        gradient = -excess.detach().to(self.raw.dtype)
         if self.kind == "softplus":
             gradient = torch.sigmoid(self.raw.detach()) * gradient
         self.raw.grad = gradient.clamp(max=0.0) if self.growing_only else gradient

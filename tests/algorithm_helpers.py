@@ -37,7 +37,7 @@ START_GOAL, NEAR_GOAL, FAR_GOAL = (10.5, 10.0), (10.0, 11.1), (1.0, 1.0)
 """The start is (10, 10) and the success radius 1: the first is reached by the first env_step, the second within 60
 env_steps by about every third episode of random skills, the last never."""
 
-TINY_SKILLS = SkillConfig(hidden_dim=16, decoder_layers=2, prior_layers=2, latent_dim=3, passes=60, batch_size=16)
+TINY_SKILLS = SkillConfig(hidden_dim=16, decoder_layers=2, prior_layers=2, latent_dim=3, passes=200, batch_size=16)
 
 
 def short_maze(episode_env_steps: int = 60, goals: Sequence[tuple[float, float]] = ()) -> TaskDistribution:
