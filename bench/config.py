@@ -6,11 +6,13 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError, unknown_name
 from bench.fields import check_range, describe_type, flatten, leaf_types, normalise, parse_text, replace_values
-from envs.core import TaskDistribution
+
+if TYPE_CHECKING:
+    from envs.core import TaskDistribution
 
 _FLAG = re.compile(r"--([A-Za-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+)=(.*)", re.DOTALL)
@@ -175,7 +177,8 @@ def help_text(stage: str, config_class: type[Any], config: Any, by_preset: Mappi
         default = f"default {_shown(defaults[name])}"
         here = f", here {_shown(values[name])}" if values[name] != defaults[name] else ""
         others = {preset: of_preset[name] for preset, of_preset in of_presets.items()}
-        differs = any(value != defaults[name] for value in others.values())
+        departs = any(value != defaults[name] for value in others.values())
+        differs = departs and any(value != values[name] for value in others.values())
         of_each = "; " + ", ".join(f"{preset} {_shown(value)}" for preset, value in others.items()) if differs else ""
         lines.append(f"  --{stage}.{name} {describe_type(annotation)}  [{default}{here}{of_each}]")
         if docstring:
