@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -32,6 +34,7 @@ from tests.algorithm_helpers import (
     stage_context,
     write_trajectories,
 )
+from tests.conftest import Bench
 
 
 def navigation_to_corners() -> TaskDistribution:
@@ -168,3 +171,25 @@ def test_navigation_at_quick_is_learned_in_one_step(tmp_path: Path) -> None:
     unseen = [sum(row.episode_return for row in rows if row.episode // 20 == k) / (len(rows) / 2) for k in (0, 1)]
     assert unseen[1] > -7
     assert unseen[1] > unseen[0] + 10
+
+
+# -- the maze ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_on_the_easy_maze_an_inner_step_raises_success(bench: Bench, tmp_path: Path) -> None:
+    """Of a policy cloned from quick's data, over three of quick's iterations: 1,200 episodes before the step and 1,200
+    after it, each with the reward or without. The difference lies more than three standard errors above 0."""
+    outcome = bench(
+        "run", "--algo", "bc+maml", "--env", "maze-easy", "--preset", "quick", "--until", "meta_train",
+        "--meta_train.meta_iterations", "3", "--out", tmp_path,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    (rows,) = tmp_path.glob("bc+maml-*/episodes.parquet")
+    table = pd.read_parquet(rows)
+    before, after = (table.loc[table["phase"] == phase, "success"].to_numpy(float) for phase in PHASES)
+    assert len(before) == len(after) == 3 * 20 * 20
+    error = np.sqrt(before.var() / len(before) + after.var() / len(after))
+    z = (after.mean() - before.mean()) / error
+    assert z > 3, f"{before.mean():.3f} before, {after.mean():.3f} after, z = {z:.1f}"
