@@ -16,6 +16,7 @@ from bench.files import storage_errors
 from bench.rows import EPISODES_TABLE, NEEDED_COLUMNS, TARGET_PHASES, read_table
 from bench.run_record import read_run_record
 from bench.store import RUN_FILE
+from bench.tables import csv_cell
 
 WINDOWS: tuple[tuple[int, int], ...] = ((0, 20), (20, 40), (40, 60), (90, 110), (190, 200), (490, 500))
 """Half-open ranges of target-task episodes over which scores are averaged."""
@@ -169,5 +170,5 @@ def write_summary(folders: Sequence[Path], path: Path) -> tuple[int, list[str]]:
     table, left_out = summarise(folders)
     with storage_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(path, index=False)
+        table.map(csv_cell).to_csv(path, index=False)
     return len(table), left_out
