@@ -283,7 +283,7 @@ def test_two_sweeps_that_hold_the_same_run(slurm: MiniSlurm, bench: Bench, tmp_p
 @pytest.fixture
 def cancelling(slurm: MiniSlurm) -> Iterator[str]:
     """A partition whose preempted jobs are not put back."""
-    update = ["PartitionName=cancelq", "Nodes=ALL", "PriorityTier=1", "PreemptMode=CANCEL", "GraceTime=10", "State=UP"]
+    update = ["PartitionName=cancelq", "Nodes=ALL", "PriorityTier=1", "PreemptMode=CANCEL", "GraceTime=0", "State=UP"]
     subprocess.run(["scontrol", "create", *update], check=True)
     yield "cancelq"
     slurm.cancel_all()
