@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.files import storage_errors
-from bench.rows import EPISODES_TABLE, TARGET_PHASES, read_table
+from bench.rows import EPISODES_TABLE, NEEDED_COLUMNS, TARGET_PHASES, read_table
 from bench.run_record import read_run_record
 from bench.store import RUN_FILE
+from bench.tables import csv_cell
 from envs.core import TARGET
 
 WINDOWS: tuple[tuple[int, int], ...] = ((0, 20), (20, 40), (40, 60), (90, 110), (190, 200), (490, 500))
@@ -48,15 +51,38 @@ def target_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def window_scores(table: pd.DataFrame, windows: Iterable[tuple[int, int]] = WINDOWS) -> list[WindowScore]:
     """Scores of one run's rows; a window that no task has completed is left out."""
-    rows = target_rows(table)
+    return _scores(*_target_arrays(table), windows)
+
+
+def _scores(
+    tasks: NDArray[np.int64],
+    episodes: NDArray[np.int64],
+    returns: NDArray[np.float64],
+    windows: Iterable[tuple[int, int]],
+) -> list[WindowScore]:
+    tasks, task_of_row = np.unique(tasks, return_inverse=True)
+    counts_as_played = ~np.isnan(returns)
     scores = []
     for start, stop in windows:
-        inside = rows[(rows["episode"] >= start) & (rows["episode"] < stop)]
-        per_task = inside.groupby("task")["return"].agg(["mean", "count"])
-        complete = per_task[per_task["count"] == stop - start]
-        if len(complete):
-            scores.append(WindowScore(start, stop, float(complete["mean"].mean()), len(complete)))
+        inside = (episodes >= start) & (episodes < stop) & counts_as_played
+        counts = np.bincount(task_of_row[inside], minlength=len(tasks))
+        sums = np.bincount(task_of_row[inside], weights=returns[inside], minlength=len(tasks))
+        complete = counts == stop - start
+        if complete.any():
+            means = sums[complete] / counts[complete]
+            scores.append(WindowScore(start, stop, float(means.mean()), int(complete.sum())))
     return scores
+
+
+def _target_arrays(table: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Task, episode and return of the ``target_rows``.
+
+    With numpy: pandas takes ten times as long for as few rows as a run has, and a study has a thousand runs.
+    """
+    phases, states = (table[name].to_numpy(dtype=object) for name in ("phase", "status"))
+    is_target = (states == "ok") & np.logical_or.reduce([phases == phase for phase in TARGET_PHASES])
+    returns = table["return"].to_numpy(dtype=float)[is_target]
+    return table["task"].to_numpy()[is_target], table["episode"].to_numpy()[is_target], returns
 
 
 def learning_curve(table: pd.DataFrame) -> pd.Series:
@@ -95,10 +121,13 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     return sorted(found)
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """``run.json`` and the rows of one run. Raises ``StorageError`` when either cannot be read."""
+def read_run(folder: Path, columns: Sequence[str] | None = None) -> tuple[dict[str, Any], pd.DataFrame]:
+    """``run.json`` and the rows of one run, or only some columns of them.
+
+    Raises ``StorageError`` when either cannot be read.
+    """
     record = read_run_record(folder)
-    return record, read_table(folder / EPISODES_TABLE, record.get("files", {}).get(EPISODES_TABLE))
+    return record, read_table(folder / EPISODES_TABLE, record.get("files", {}).get(EPISODES_TABLE), columns)
 
 
 def run_changes(record: Mapping[str, Any]) -> list[str]:
@@ -138,21 +167,22 @@ def summarise(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
     left_out = []
     elsewhere = Counter[str]()
     for folder in find_runs(folders):
-        record, table = read_run(folder)
+        record, table = read_run(folder, NEEDED_COLUMNS)
         if (reason := why_no_result(record)) is not None:
             elsewhere[reason] += 1
             continue
         if record["status"] != "done":
             left_out.append(f"{folder} ({record['status']})")
             continue
-        if target_rows(table)["return"].isna().any():
+        tasks, episodes, returns = _target_arrays(table)
+        if np.isnan(returns).any():
             left_out.append(f"{folder} (NaN returns)")
             continue
         study = [record[name] for name in ("env", "algo", "preset")]
         changes, seconds = " ".join(run_changes(record)), round(total_seconds(record), 1)
         records += [
             (*study, changes, record["seed"], score.name, round(score.mean_score, 4), score.n_tasks, seconds)
-            for score in window_scores(table)
+            for score in _scores(tasks, episodes, returns, WINDOWS)
         ]
     left_out += [counted_out(count, reason) for reason, count in elsewhere.items()]
     return pd.DataFrame(records, columns=list(SUMMARY_COLUMNS)), left_out
@@ -163,5 +193,5 @@ def write_summary(folders: Sequence[Path], path: Path) -> tuple[int, list[str]]:
     table, left_out = summarise(folders)
     with storage_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(path, index=False)
+        table.map(csv_cell).to_csv(path, index=False)
     return len(table), left_out

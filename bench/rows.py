@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +51,8 @@ RowRecord = TypedDict(
 _LARGEST_LOG_BYTES = 1 << 30
 
 _LARGEST_ROWS = 5_000_000
-_NEEDED_COLUMNS = ("phase", "task", "episode", "return", "status")
+NEEDED_COLUMNS = ("phase", "task", "episode", "return", "status")
+"""What every table of rows has at least, and scores are made of."""
 _KINDS = {"string": "OT", "int64": "iu", "float64": "fiu", "bool": "b"}
 """numpy's letters of the types that may stand for each type of ``STAGE_COLUMNS``."""
 
@@ -204,8 +205,8 @@ def stage_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=list(STAGE_COLUMNS)).astype(dict(STAGE_COLUMNS))
 
 
-def read_table(path: Path, sha256: str | None = None) -> pd.DataFrame:
-    """The rows in a Parquet file, as ``write_table`` wrote them, of a run or a stage.
+def read_table(path: Path, sha256: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The rows in a Parquet file, as ``write_table`` wrote them, of a run or a stage; all ``columns`` or some.
 
     ``sha256`` is the file's checksum where it is known. Raises ``StorageError`` when the file is missing, damaged,
     lacks a column or has one of another type.
@@ -220,7 +221,8 @@ def read_table(path: Path, sha256: str | None = None) -> pd.DataFrame:
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
         if file.metadata.num_rows > _LARGEST_ROWS:
             raise ValueError(f"it has {file.metadata.num_rows:,} rows; at most {_LARGEST_ROWS:,} can be meant")
-        table = file.read().to_pandas()
+        # A run's rows are few: threads would take longer to start than one needs for them.
+        table = file.read(None if columns is None else list(columns), use_threads=False).to_pandas(use_threads=False)
         _check_columns(table)
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {_first_line(error.strerror or error)}") from error
@@ -242,16 +244,15 @@ def _first_line(error: object) -> str:
 
 
 def _check_columns(table: pd.DataFrame) -> None:
-    for name in _NEEDED_COLUMNS:
+    for name in NEEDED_COLUMNS:
         if name not in table.columns:
             raise ValueError(f"it has no column {name!r}")
     if not table.columns.is_unique:
         raise ValueError("it has two columns of one name")
-    for name, kind in STAGE_COLUMNS.items():
-        if name in table.columns and len(table):
-            found = table[name].dtype.kind
-            if found not in _KINDS[kind]:
-                raise ValueError(f"its column {name!r} holds {table[name].dtype}, expected {kind}")
+    for name, found in table.dtypes.items() if len(table) else ():
+        kind = STAGE_COLUMNS.get(str(name))
+        if kind is not None and found.kind not in _KINDS[kind]:
+            raise ValueError(f"its column {name!r} holds {found}, expected {kind}")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -20,6 +20,8 @@ FileName = NewType("FileName", str)
 
 T = TypeVar("T")
 
+_PLAIN = (str, int, float, bool, FileName, Path)
+
 
 def is_file_name(text: str) -> bool:
     """Whether ``text`` can name an entry of a folder, and nothing else."""
@@ -49,17 +51,19 @@ def check_value(value: Any, annotation: Any, where: str = "") -> None:
     Annotations are made of plain types, ``FileName``, ``Literal``, unions, ``tuple[X, ...]``, ``list[X]``,
     ``Mapping[str, X]``, dataclasses and ``TypedDict``, which may have more fields than were declared.
     """
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
         return
+    if annotation in _PLAIN:
+        _check_plain(value, annotation, where)
+        return
+    origin, arguments = _parts(annotation)
     if origin in (Union, types.UnionType):
         _check_union(value, arguments, where)
     elif origin is Literal:
         _require(value in arguments, value, f"one of {', '.join(map(str, arguments))}", where)
     elif origin in (tuple, list):
         _require(isinstance(value, list | tuple), value, "a list", where)
-        for index, item in enumerate(value):
-            check_value(item, arguments[0], f"{where}[{index}]")
+        _check_items(value, arguments[0], where)
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         _require(isinstance(value, Mapping) and all(isinstance(key, str) for key in value), value, "a mapping", where)
         for key, item in value.items():
@@ -68,6 +72,18 @@ def check_value(value: Any, annotation: Any, where: str = "") -> None:
         _check_fields(value, annotation, where)
     else:
         _check_plain(value, annotation, where)
+
+
+@cache
+def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(annotation), typing.get_args(annotation)
+
+
+def _check_items(values: Any, annotation: Any, where: str) -> None:
+    if annotation is str and all(type(item) is str for item in values):
+        return
+    for index, item in enumerate(values):
+        check_value(item, annotation, f"{where}[{index}]")
 
 
 def _check_union(value: Any, arguments: tuple[Any, ...], where: str) -> None:

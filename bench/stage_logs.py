@@ -9,6 +9,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ def _record(line: bytes) -> Record:
     return record
 
 
+@cache
+def _no_rows() -> pd.DataFrame:
+    """For the many stages that have none; nobody writes into it."""
+    return stage_table([])
+
+
 class StageLogs:
     """The logs of one stage of a run."""
 
@@ -84,7 +91,7 @@ class StageLogs:
     def _finished(self) -> tuple[pd.DataFrame, Sequence[Record]]:
         folder = self._store.folder(self.artefact)
         rows = folder / EPISODES_TABLE
-        table = read_table(rows) if rows.exists() else stage_table([])
+        table = read_table(rows) if rows.exists() else _no_rows()
         return table, LogTail(folder / METRICS_LOG).read()
 
     def _shipped(self) -> tuple[pd.DataFrame, Sequence[Record]] | None:

@@ -181,8 +181,10 @@ def _list(row: Mapping[str, Any], name: str, kind: type[Any], where: str) -> tup
     if not fits or not values or len(set(values)) != len(values):
         what = "texts" if kind is str else "whole numbers"
         raise UserError(f"{where}: {name}: expected a list of different {what}, got {values!r:.200}")
-    if kind is int and not (min(values) >= 0 and max(values) < 2**63):
-        raise UserError(f"{where}: {name}: expected whole numbers from 0 to {2**63 - 1}, got {values!r:.60}")
+    if kind is int and min(values) < 0:
+        raise UserError(f"{where}: {name}: expected whole numbers from 0, got {min(values)}")
+    if kind is int and max(values) >= 2**63:
+        raise UserError(f"{where}: {name}: expected whole numbers below 2^63, got {max(values)}")
     return tuple(values)
 
 

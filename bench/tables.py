@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -10,6 +11,8 @@ from rich.text import Text
 
 from bench.files import printable
 
+_FORMULA = re.compile(r"[=+@\t\r]|-[^-]")
+"""How a formula begins; ``--field value`` is none."""
 _MINIMUM_WIDTH = 120
 """Where output is not a terminal, columns are not squeezed into 80 characters."""
 
@@ -36,6 +39,15 @@ def make_table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(plain(column), overflow="fold")
     return table
+
+
+def csv_cell(value: object) -> object:
+    """A cell of a CSV file. Text that a spreadsheet would carry out as a formula is quoted with ``'``, as it asks."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and _FORMULA.match(value):
+        return f"'{value}"
+    return value
 
 
 def plain(text: str) -> Text:

@@ -89,3 +89,12 @@ def test_the_papers_curves_come_along_and_others_can_be_given(tmp_path: Path) ->
         load_inputs([tmp_path / "runs"], own)
     with pytest.raises(UserError, match="cannot read"):
         load_inputs([tmp_path / "runs"], tmp_path / "absent.csv")
+
+
+def test_text_in_a_table_is_carried_out_by_nobody() -> None:
+    table = ReportTable("t", "T", "C", (Column("run"), Column("score", decimals=1)), (
+        ("<script>alert(1)</script>|x", 1.0), ("=HYPERLINK(1)", 2.0), ("-1+cmd", -3.0), ("--adapt.episodes 5", 4.0),
+    ))  # fmt: skip
+    markdown = table.to_markdown()
+    assert "| &lt;script&gt;alert(1)&lt;/script&gt;\\|x | 1.0 |" in markdown
+    assert table.to_csv().splitlines()[2:] == ["'=HYPERLINK(1),2.0", "'-1+cmd,-3.0", "--adapt.episodes 5,4.0"]

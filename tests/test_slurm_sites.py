@@ -209,6 +209,7 @@ def test_a_site_that_exports_nothing(
 ) -> None:
     out = tmp_path / "out"
     monkeypatch.setenv("SBATCH_EXPORT", "NONE")
+    compute_until("fit", out, bench)
     outcome = bench("sweep", write_toy_sweep(tmp_path, seeds=[0]), "--preset", "smoke", "--out", out, "--executor",
                     "slurm", "--profile", write_profile(tmp_path), "--wait")  # fmt: skip
     assert outcome.code == 0, outcome.err + outcome.out
@@ -230,6 +231,13 @@ def test_a_job_that_dies_before_it_can_say_anything_has_its_log_named(
     assert "_0_log.err: the module is not there" in outcome.out
 
 
+def compute_until(stage: str, out: Path, bench: Bench, **overrides: object) -> None:
+    """What a test is not about is computed here: to start a job takes seconds."""
+    fields = [text for name, value in overrides.items() for text in (f"--{name.replace('__', '.')}", value)]
+    run = ("run", "--algo", "toy", "--env", "toy-line", "--preset", "smoke", "--until", stage, "--out", out, *fields)
+    assert bench(*run).code == 0
+
+
 @on_slurm
 def test_an_input_that_is_seen_late_is_waited_for(slurm: MiniSlurm, bench: Bench, tmp_path: Path) -> None:
     """As where a file system caches attributes: the artefact is hidden, and shows some seconds after the job began."""
@@ -249,7 +257,7 @@ def test_an_input_that_is_seen_late_is_waited_for(slurm: MiniSlurm, bench: Bench
     slurm.open_queue(True)
     adapt = next(node for node in node_states(sweep_folder(out, SWEEP)) if node.startswith("adapt"))
     record = sweep_folder(out, SWEEP) / "nodes" / f"{adapt}.json"
-    wait_until(record.exists, 60, "adapt was started")
+    wait_until(record.exists, 120, "adapt was started")
     time.sleep(2.0)
     for path in (data, fit):
         path.with_name(f"hidden-{path.name}").rename(path)
@@ -261,6 +269,7 @@ def test_an_input_that_is_seen_late_is_waited_for(slurm: MiniSlurm, bench: Bench
 def test_two_sweeps_that_hold_the_same_run(slurm: MiniSlurm, bench: Bench, tmp_path: Path) -> None:
     """The second's jobs wait for the first's, stage by stage and at the report."""
     out = tmp_path / "out"
+    compute_until("fit", out, bench, adapt__pause_seconds=0.2)
     names = ("one", "two")
     for name in names:
         outcome = bench("sweep", write_toy_sweep(tmp_path, name, seeds=[0], adapt__pause_seconds=0.2), "--preset",
@@ -274,7 +283,7 @@ def test_two_sweeps_that_hold_the_same_run(slurm: MiniSlurm, bench: Bench, tmp_p
 @pytest.fixture
 def cancelling(slurm: MiniSlurm) -> Iterator[str]:
     """A partition whose preempted jobs are not put back."""
-    update = ["PartitionName=cancelq", "Nodes=ALL", "PriorityTier=1", "PreemptMode=CANCEL", "GraceTime=10", "State=UP"]
+    update = ["PartitionName=cancelq", "Nodes=ALL", "PriorityTier=1", "PreemptMode=CANCEL", "GraceTime=0", "State=UP"]
     subprocess.run(["scontrol", "create", *update], check=True)
     yield "cancelq"
     slurm.cancel_all()
@@ -282,19 +291,20 @@ def cancelling(slurm: MiniSlurm) -> Iterator[str]:
 
 
 @on_slurm
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_a_job_that_is_preempted_for_good_is_submitted_again(
     slurm: MiniSlurm, bench: Bench, tmp_path: Path, cancelling: str
 ) -> None:
     out = tmp_path / "out"
     slow = {"fit__updates": 40, "fit__pause_seconds": 0.2}
+    compute_until("data", out, bench)
     asked = ("sweep", write_toy_sweep(tmp_path, seeds=[0], **slow), "--preset", "smoke", "--out", out, "--executor",
              "slurm", "--profile", write_profile(tmp_path, partition=cancelling, memory_mb=3000),
              "--checkpoint-seconds", "1")  # fmt: skip
     assert bench(*asked).code == 0
     folder = sweep_folder(out, SWEEP)
     fit = next(node for node in node_states(folder) if node.startswith("fit"))
-    wait_until(lambda: node_states(folder)[fit] == "running", 60, "fit runs")
+    wait_until(lambda: node_states(folder)[fit] == "running", 120, "fit runs")
     wait_until((out / "artefacts" / f"{fit}.partial" / "checkpoint.json").exists, 30, "a checkpoint")
     job = states.node_jobs(folder)[fit].task_id or ""
     node = subprocess.run(["squeue", "-h", "-j", job, "-o", "%N"], capture_output=True, text=True, check=True)

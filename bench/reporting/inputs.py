@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import bench
 from bench.errors import UserError
-from bench.files import storage_errors
+from bench.files import read_bytes, storage_errors
 from bench.reporting.model import Excluded, LoadedRun, ReportInputs
 from bench.results import find_runs, read_run
 from bench.statistics.episodes import load_episodes, run_label
 
-PAPER_CURVES = Path(bench.__file__).parent.parent / "results" / "paper" / "figure4_curves.csv"
-"""The curves of the paper's Figure 4 as they ship beside the code; absent where only the package is installed."""
+PAPER_CURVES = Path(__file__).with_name("figure4_curves.csv")
+"""The curves of the paper's Figure 4 (``results/paper/README.md``), which ship with the package."""
 PAPER_COLUMNS = ("domain", "algorithm", "episode", "mean")
 
 
@@ -54,14 +54,17 @@ def _unsound(rows: pd.DataFrame) -> str | None:
 
 
 def read_published(path: Path | None) -> pd.DataFrame:
-    """Published curves (``PAPER_COLUMNS``); None is ``PAPER_CURVES`` where it exists. Raises ``UserError``."""
-    if path is None:
-        if not PAPER_CURVES.exists():
-            return pd.DataFrame(columns=list(PAPER_COLUMNS))
-        path = PAPER_CURVES
-    with storage_errors(f"read {path}"):
-        table = pd.read_csv(path)
+    """Published curves (``PAPER_COLUMNS``); None is ``PAPER_CURVES``. Raises ``UserError``."""
+    path = path or PAPER_CURVES
+    try:
+        with storage_errors(f"read {path}"):
+            table = pd.read_csv(io.BytesIO(read_bytes(path)))
+    except (ValueError, OverflowError) as error:  # pandas' own errors among them, and what is no UTF-8
+        raise UserError(f"{path} is no CSV: {next(iter(str(error).splitlines()), '')}") from error
     missing = [name for name in PAPER_COLUMNS if name not in table.columns]
     if missing:
         raise UserError(f"{path} lacks the column {missing[0]!r}; it needs {', '.join(PAPER_COLUMNS)}")
+    for name in ("episode", "mean"):
+        if table[name].dtype.kind not in "fiu" or not np.isfinite(table[name]).all():
+            raise UserError(f"{path}: the column {name!r} holds something else than numbers")
     return table

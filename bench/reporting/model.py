@@ -6,6 +6,7 @@ Axes: S seed, N task, E episode.
 from __future__ import annotations
 
 import csv
+import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from bench.errors import StorageError
 from bench.statistics.episodes import EpisodeReturns, Excluded
 from bench.store import ARTEFACTS_FOLDER, ArtefactStore, stage_file_name
+from bench.tables import csv_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,14 +171,13 @@ class ReportTable:
         return [[column.text(value) for column, value in zip(self.columns, row, strict=True)] for row in self.rows]
 
     def to_markdown(self) -> str:
-        """A GitHub-flavoured table; numbers to the right."""
+        """A GitHub-flavoured table; numbers to the right. Text is only text: no HTML that a page would carry out."""
         lines = [
             [column.heading for column in self.columns],
             ["---:" if column.numeric else "---" for column in self.columns],
             *self.texts(),
         ]
-        escaped = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
-        return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+        return "".join(f"| {' | '.join(map(markdown_text, line))} |\n" for line in lines)
 
     def to_latex(self) -> str:
         """A ``table`` with booktabs rules; everything that LaTeX would take for a command is escaped."""
@@ -192,11 +193,11 @@ class ReportTable:
         )  # fmt: skip
 
     def to_csv(self) -> str:
-        """Full precision, for programs; a number that does not exist is empty."""
+        """Full precision, for programs; a number that does not exist is empty, and no text is a formula."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([column.heading for column in self.columns])
-        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
+        writer.writerows([csv_cell(value) for value in row] for row in self.rows)
         return file.getvalue()
 
 
@@ -204,6 +205,11 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "\n": " ",
 }  # fmt: skip
+
+
+def markdown_text(text: str) -> str:
+    """Text in a cell of a Markdown table: no HTML, no end of the cell."""
+    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
 
 
 def latex_text(text: str) -> str:
