@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from bench.board import RunBoard
+from bench.files import read_sealed_json, write_sealed_json
 from bench.results import summarise
 from bench.statistics.episodes import load_episodes
 from tests.conftest import ROOT, Bench
@@ -122,8 +123,8 @@ def test_a_sweep_adapts_to_them_beside_targets(tmp_path: Path, bench: Bench) -> 
 
 
 def test_a_failed_stage_of_theirs_is_no_failure_of_a_result(out: Path, bench: Bench, tmp_path: Path) -> None:
-    record = json.loads((out / NAME / "run.json").read_text())
-    (out / NAME / "run.json").write_text(json.dumps({**record, "status": "failed"}))
+    path = out / NAME / "run.json"
+    write_sealed_json(path, read_sealed_json(path, "") | {"status": "failed"})
     assert bench("report", out, "-o", tmp_path / "report").code == 0
     assert NAME not in (tmp_path / "report" / "index.html").read_text()
 
