@@ -36,7 +36,7 @@ from algorithms.playback import play_skill_policy
 from algorithms.primitive_presets import BC_PEARL_PRESETS
 from algorithms.ranges import require_between
 from algorithms.regularized_sac import ActorCriticConfig, NetworkConfig, highest_target
-from algorithms.search_spaces import PRIOR_SPACE
+from algorithms.search_spaces import ACTION_PRIOR_SPACE
 from algorithms.skill_space import SkillSpace, primitive_actions
 from algorithms.stage import Algorithm, PlayedEpisode, PlayRequest, StageContext, StageSpec
 from algorithms.task_inference import TaskInferenceConfig, TaskInferenceLearner
@@ -150,6 +150,6 @@ ALGORITHM = Algorithm(
         ),
     ),
     presets=BC_PEARL_PRESETS,
-    search_space=PRIOR_SPACE,
+    search_space=ACTION_PRIOR_SPACE,
     needs_train_tasks=True,
 )

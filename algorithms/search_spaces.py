@@ -12,22 +12,27 @@ from collections.abc import Mapping
 from algorithms.stage import Between, OneOf, SearchRange
 
 LEARNING_RATE: Mapping[str, SearchRange] = {"adapt.learning_rate": Between(1e-4, 3e-3, log=True)}
-N_STEP: Mapping[str, SearchRange] = {"adapt.n_step": Between(1, 20, log=True)}
+SKILL_N_STEP: Mapping[str, SearchRange] = {"adapt.n_step": Between(1, 20, log=True)}
+ACTION_N_STEP: Mapping[str, SearchRange] = {"adapt.n_step": Between(1, 200, log=True)}
+"""As many env_steps ahead as twenty skills."""
 
 PRIOR_SPACE: Mapping[str, SearchRange] = {
     **LEARNING_RATE,
-    **N_STEP,
+    **SKILL_N_STEP,
     "adapt.target_kl": Between(0.3, 10.0, log=True),
     "adapt.coefficient_learning_rate": Between(1e-4, 1e-2, log=True),
 }
-"""Close to a prior whose weight is given at the start of fine-tuning: SiMPL, BC+PEARL."""
+"""Close to a prior whose weight is given at the start of fine-tuning: SiMPL."""
+
+ACTION_PRIOR_SPACE: Mapping[str, SearchRange] = {**PRIOR_SPACE, **ACTION_N_STEP}
+"""The same over actions: BC+PEARL."""
 
 SPIRL_SPACE: Mapping[str, SearchRange] = {**PRIOR_SPACE, "adapt.initial_coefficient": Between(3e-3, 3.0, log=True)}
 """Close to a prior whose weight starts anew on each task: SPiRL, MTRL."""
 
 ENTROPY_SPACE: Mapping[str, SearchRange] = {
     **LEARNING_RATE,
-    **N_STEP,
+    **ACTION_N_STEP,
     "adapt.coefficient_learning_rate": Between(1e-4, 1e-2, log=True),
 }
 """Soft actor-critic whose alpha is given at the start: PEARL-ft."""

@@ -61,8 +61,7 @@ def test_there_is_no_exploration_phase(skills: Path) -> None:
     assert [row.phase for row in rows] == ["adapt"] * 4
 
 
-def test_paper_preset_changes_nothing() -> None:
-    assert ALGORITHM.presets["maze", "paper"] == {}
+def test_defaults_are_the_released_mazes_values() -> None:
     config = SpirlAdaptConfig()
     config.validate()
     assert config.actor_critic == ActorCriticConfig(hidden_dim=256, hidden_layers=3)
