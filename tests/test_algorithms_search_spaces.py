@@ -63,5 +63,10 @@ def test_what_differs_between_algorithms_is_what_they_do_not_have() -> None:
         if "adapt.learning_rate" in find_algorithm(algo).search_space
     ]
     assert len(spaces) == 6
-    for name in ("adapt.learning_rate", "adapt.n_step", "adapt.coefficient_learning_rate"):
+    for name in ("adapt.learning_rate", "adapt.coefficient_learning_rate"):
         assert {space[name] for space in spaces} == {spaces[0][name]}
+    for algo in PAPERS:
+        n_step = find_algorithm(algo).search_space.get("adapt.n_step")
+        if n_step is not None:
+            skills = any(stage.name == "skills" for stage in find_algorithm(algo).stages)
+            assert n_step == Between(1, 20 if skills else 200, log=True), f"{algo}: to 200 env_steps ahead"
