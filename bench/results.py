@@ -1,16 +1,16 @@
-"""Results of a run: its rows gathered from its stages, score windows, and the summary of many runs."""
+"""Results of a run: its rows, score windows, learning curves. Those of many runs are read through ``loading.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench.errors import StorageError, UserError
-from bench.files import read_json, storage_errors
+from bench.errors import StorageError
+from bench.files import read_json
 from bench.rows import EPISODES_TABLE, TARGET_PHASES
 from bench.store import RUN_FILE
 
@@ -18,7 +18,6 @@ WINDOWS: tuple[tuple[int, int], ...] = ((0, 20), (20, 40), (40, 60), (90, 110), 
 """Half-open ranges of target-task episodes over which scores are averaged."""
 
 RUN_COLUMNS = ("run", "algo", "env", "preset", "seed", "stage")
-SUMMARY_COLUMNS = ("env", "algo", "preset", "changes", "seed", "window", "mean_score", "n_tasks", "seconds")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,11 @@ class WindowScore:
     def name(self) -> str:
         """``40-60``."""
         return f"{self.start}-{self.stop}"
+
+
+def without_validation(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those of validation tasks, which are for choosing presets and are no result."""
+    return table if "task_set" not in table else table[table["task_set"] != "validation"]
 
 
 def target_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -77,21 +81,6 @@ def smoothed_curve(table: pd.DataFrame, window_episodes: int) -> pd.Series:
     return curve.groupby(phase).transform(lambda part: part.rolling(window_episodes, center=True, min_periods=1).mean())
 
 
-def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Every run folder (it holds ``run.json`` and ``episodes.parquet``) at or below these, sorted.
-
-    Raises ``UserError`` when a folder does not exist or none is found.
-    """
-    found: set[Path] = set()
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder")
-        found |= {path.parent for path in folder.rglob(EPISODES_TABLE) if (path.parent / RUN_FILE).is_file()}
-    if not found:
-        raise UserError(f"no run (a folder with {RUN_FILE} and {EPISODES_TABLE}) in {', '.join(map(str, folders))}")
-    return sorted(found)
-
-
 def read_run(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """``run.json`` and the rows of one run. Raises ``StorageError`` when either cannot be read."""
     record = read_json(folder / RUN_FILE)
@@ -103,6 +92,11 @@ def read_run(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     return record, table
 
 
+def run_label(record: Mapping[str, Any]) -> str:
+    """The algorithm of a run with what sets it apart from the preset, as one would type it."""
+    return " ".join([record["algo"], *run_changes(record)])
+
+
 def run_changes(record: Mapping[str, Any]) -> list[str]:
     """What sets a run apart from its preset, as one would type it: fields changed, and other offline data."""
     changes = [f"--{name} {text}" for name, text in sorted(record.get("overrides", {}).items())]
@@ -111,38 +105,4 @@ def run_changes(record: Mapping[str, Any]) -> list[str]:
 
 def total_seconds(record: Mapping[str, Any]) -> float:
     """Wall time of all stages of a run, reused ones included with the time they once took."""
-    return float(sum(stage["seconds"] or 0.0 for stage in record["stages"]))
-
-
-def summarise(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
-    """One row per run and window (``SUMMARY_COLUMNS``), and the names of runs left out with the reason.
-
-    ``changes`` is what the run changed in its preset (``run_changes``); ``seconds`` is the wall time of the whole run,
-    all its stages. A run that did not end is left out.
-    """
-    records: list[tuple[Any, ...]] = []
-    left_out = []
-    for folder in find_runs(folders):
-        record, table = read_run(folder)
-        if record["status"] != "done":
-            left_out.append(f"{folder} ({record['status']})")
-            continue
-        if target_rows(table)["return"].isna().any():
-            left_out.append(f"{folder} (NaN returns)")
-            continue
-        study = [record[name] for name in ("env", "algo", "preset")]
-        changes, seconds = " ".join(run_changes(record)), round(total_seconds(record), 1)
-        records += [
-            (*study, changes, record["seed"], score.name, round(score.mean_score, 4), score.n_tasks, seconds)
-            for score in window_scores(table)
-        ]
-    return pd.DataFrame(records, columns=list(SUMMARY_COLUMNS)), left_out
-
-
-def write_summary(folders: Sequence[Path], path: Path) -> tuple[int, list[str]]:
-    """Write ``summarise`` as CSV. Returns the number of lines and the runs left out. Raises ``StorageError``."""
-    table, left_out = summarise(folders)
-    with storage_errors(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(path, index=False)
-    return len(table), left_out
+    return float(sum(stage.get("seconds") or 0.0 for stage in record.get("stages", ())))
