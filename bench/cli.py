@@ -349,11 +349,11 @@ def _data_import(options: argparse.Namespace, overrides: tuple[Override, ...]) -
 
 
 def _summary(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
-    from bench.results import write_summary
+    from bench.loading import print_excluded
+    from bench.summary import write_summary
 
     lines, left_out = write_summary(options.folders, options.output)
-    for run in left_out:
-        print(f"left out: {run}", file=sys.stderr)
+    print_excluded(left_out)
     print(f"{lines} lines in {options.output}")
 
 

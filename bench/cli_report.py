@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bench.cli_parser import DEFAULT_OUT, Parser, add_command, add_out
-from bench.cli_statistics import windows_argument
+from bench.cli_statistics import add_method, windows_argument
 from bench.config import Override
 
 _REPORT_EPILOG = (
@@ -36,6 +36,7 @@ def add_report_commands(commands: argparse._SubParsersAction[Parser]) -> None:
         help="windows in which algorithms are compared, as for bench compare (default: 20-40 and the last that both "
         "have completed)",
     )  # fmt: skip
+    add_method(parser)
     parser.add_argument("--paper", type=Path, metavar="CSV", help="published curves (default: those of the paper)")
 
     parser = add_command(
@@ -56,7 +57,9 @@ def add_report_commands(commands: argparse._SubParsersAction[Parser]) -> None:
 def _report(options: argparse.Namespace, overrides: tuple[Override, ...]) -> None:
     from bench.reporting.report import ReportRequest, write_report
 
-    page = write_report(ReportRequest(tuple(options.folders), options.output, options.episodes, options.paper))
+    page = write_report(
+        ReportRequest(tuple(options.folders), options.output, options.episodes, options.paper, options.method)
+    )
     print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 

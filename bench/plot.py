@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.compare import groups_of, print_excluded
+from bench.compare import groups_of
+from bench.loading import print_excluded
 from bench.reporting.figures.learning import draw_learning, learning_panel
 from bench.reporting.inputs import load_inputs
 from bench.reporting.save import save_figure

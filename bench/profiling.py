@@ -28,7 +28,6 @@ from bench.lookup import DATA_STAGE, find_algorithm, find_task_distribution, pre
 from bench.plan import PlannedStage, RunPlan, RunRequest, plan_run
 from bench.run import RunOptions, prepare_torch
 from bench.statistics.aggregates import aggregate
-from bench.statistics.bootstrap import REPLICATES
 from bench.statistics.scores import ScoreMatrix
 from bench.store import Machine
 from bench.tables import print_table
@@ -244,7 +243,7 @@ class _Measuring:
         scores = np.random.default_rng(0).random(STATISTICS_SHAPE)
         seeds, tasks = (tuple(range(count)) for count in STATISTICS_SHAPE)
         matrix = ScoreMatrix(scores, seeds, tasks, (0.0, 1.0))
-        work = TimedWork("aggregates", "replicates", lambda: len(aggregate(matrix, REPLICATES)) and REPLICATES)
+        work = TimedWork("aggregates", "score matrices", lambda: int(bool(aggregate(matrix))))
         return self._time((), "", "statistics", [work])[0]
 
     def measure(self, plan: RunPlan) -> None:

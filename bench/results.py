@@ -1,8 +1,7 @@
-"""Results of a run: its rows gathered from its stages, score windows, and the summary of many runs."""
+"""Results of a run: its rows, score windows, learning curves. Those of many runs are read through ``loading.py``."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.errors import UserError
-from bench.files import storage_errors
-from bench.rows import EPISODES_TABLE, NEEDED_COLUMNS, TARGET_PHASES, read_table
+from bench.rows import EPISODES_TABLE, TARGET_PHASES, read_table
 from bench.run_record import read_run_record
-from bench.store import RUN_FILE
-from bench.tables import csv_cell
 from envs.core import TARGET
 
 WINDOWS: tuple[tuple[int, int], ...] = ((0, 20), (20, 40), (40, 60), (90, 110), (190, 200), (490, 500))
 """Half-open ranges of target-task episodes over which scores are averaged."""
 
 RUN_COLUMNS = ("run", "algo", "env", "preset", "seed", "stage")
-SUMMARY_COLUMNS = ("env", "algo", "preset", "changes", "seed", "window", "mean_score", "n_tasks", "seconds")
 
 
 @dataclass(frozen=True)
@@ -42,6 +36,11 @@ class WindowScore:
     def name(self) -> str:
         """``40-60``."""
         return f"{self.start}-{self.stop}"
+
+
+def without_validation(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those of validation tasks, which are for choosing presets and are no result."""
+    return table if "task_set" not in table else table[table["task_set"] != "validation"]
 
 
 def target_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -106,21 +105,6 @@ def smoothed_curve(table: pd.DataFrame, window_episodes: int) -> pd.Series:
     return curve.groupby(phase).transform(lambda part: part.rolling(window_episodes, center=True, min_periods=1).mean())
 
 
-def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Every run folder (it holds ``run.json`` and ``episodes.parquet``) at or below these, sorted.
-
-    Raises ``UserError`` when a folder does not exist or none is found.
-    """
-    found: set[Path] = set()
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder")
-        found |= {path.parent for path in folder.rglob(EPISODES_TABLE) if (path.parent / RUN_FILE).is_file()}
-    if not found:
-        raise UserError(f"no run (a folder with {RUN_FILE} and {EPISODES_TABLE}) in {', '.join(map(str, folders))}")
-    return sorted(found)
-
-
 def read_run(folder: Path, columns: Sequence[str] | None = None) -> tuple[dict[str, Any], pd.DataFrame]:
     """``run.json`` and the rows of one run, or only some columns of them.
 
@@ -128,6 +112,11 @@ def read_run(folder: Path, columns: Sequence[str] | None = None) -> tuple[dict[s
     """
     record = read_run_record(folder)
     return record, read_table(folder / EPISODES_TABLE, record.get("files", {}).get(EPISODES_TABLE), columns)
+
+
+def run_label(record: Mapping[str, Any]) -> str:
+    """The algorithm of a run with what sets it apart from the preset, as one would type it."""
+    return " ".join([record["algo"], *run_changes(record)])
 
 
 def run_changes(record: Mapping[str, Any]) -> list[str]:
@@ -154,44 +143,4 @@ def counted_out(runs: int, reason: str) -> str:
 
 def total_seconds(record: Mapping[str, Any]) -> float:
     """Wall time of all stages of a run, reused ones included with the time they once took."""
-    return float(sum(stage["seconds"] or 0.0 for stage in record["stages"]))
-
-
-def summarise(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
-    """One row per run and window (``SUMMARY_COLUMNS``), and the names of runs left out with the reason.
-
-    ``changes`` is what the run changed in its preset (``run_changes``); ``seconds`` is the wall time of the whole run,
-    all its stages. A run that did not end, or that is not on target tasks, is left out.
-    """
-    records: list[tuple[Any, ...]] = []
-    left_out = []
-    elsewhere = Counter[str]()
-    for folder in find_runs(folders):
-        record, table = read_run(folder, NEEDED_COLUMNS)
-        if (reason := why_no_result(record)) is not None:
-            elsewhere[reason] += 1
-            continue
-        if record["status"] != "done":
-            left_out.append(f"{folder} ({record['status']})")
-            continue
-        tasks, episodes, returns = _target_arrays(table)
-        if np.isnan(returns).any():
-            left_out.append(f"{folder} (NaN returns)")
-            continue
-        study = [record[name] for name in ("env", "algo", "preset")]
-        changes, seconds = " ".join(run_changes(record)), round(total_seconds(record), 1)
-        records += [
-            (*study, changes, record["seed"], score.name, round(score.mean_score, 4), score.n_tasks, seconds)
-            for score in _scores(tasks, episodes, returns, WINDOWS)
-        ]
-    left_out += [counted_out(count, reason) for reason, count in elsewhere.items()]
-    return pd.DataFrame(records, columns=list(SUMMARY_COLUMNS)), left_out
-
-
-def write_summary(folders: Sequence[Path], path: Path) -> tuple[int, list[str]]:
-    """Write ``summarise`` as CSV. Returns the number of lines and the runs left out. Raises ``StorageError``."""
-    table, left_out = summarise(folders)
-    with storage_errors(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.map(csv_cell).to_csv(path, index=False)
-    return len(table), left_out
+    return float(sum(stage.get("seconds") or 0.0 for stage in record.get("stages", ())))

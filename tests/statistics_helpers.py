@@ -12,7 +12,8 @@ import pandas as pd
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bench.statistics.episodes import EpisodeReturns, FloatArray
+from bench.loading import StoredRun, sound_runs
+from bench.statistics.episodes import EpisodeReturns, FloatArray, LoadedEpisodes, group_runs
 from bench.statistics.scores import ScoreMatrix
 
 NAN = float("nan")
@@ -42,24 +43,31 @@ def run_rows(scores: Sequence[float], episodes: int = 20, **columns: Any) -> pd.
     return pd.concat(tables, ignore_index=True).assign(**{**fixed, **columns})
 
 
+def group_episodes(rows: pd.DataFrame) -> LoadedEpisodes:
+    """Rows of many runs, told apart by their columns, read as those of run folders are."""
+    runs = []
+    for name, part in rows.groupby("run", sort=True):
+        record = {key: part.iloc[0][column] for key, column in
+                  (("algo", "label"), ("env", "env"), ("preset", "preset"), ("seed", "seed"))}  # fmt: skip
+        runs.append(StoredRun(Path(str(name)), record, part.drop(columns=["run", "label"]).reset_index(drop=True)))
+    loaded = sound_runs(runs)
+    return LoadedEpisodes(group_runs(loaded.runs), loaded.excluded)
+
+
 def write_run(folder: Path, scores: Sequence[float], episodes: int = 20, error: str = "", **record: Any) -> None:
     """A run folder as ``bench run`` leaves it."""
     folder.mkdir(parents=True)
-    rows = run_rows(scores, episodes).assign(error="")
+    content = {
+        "run": folder.name, "algo": "a", "env": "e", "preset": "quick", "seed": 0, "status": "done", "stages": [],
+        **record,
+    }  # fmt: skip
+    of = {name: content[name] for name in ("algo", "env", "preset", "seed")}
+    rows = run_rows(scores, episodes).drop(columns="label").assign(error="", **of)
     if error:
         last = {**rows.iloc[-1], "phase": "", "task": -1, "return": NAN, "status": "failed", "error": error}
         rows = pd.concat([rows, pd.DataFrame([last])], ignore_index=True)
     rows.to_parquet(folder / "episodes.parquet")
-    content = {
-        "run": folder.name,
-        "algo": "a",
-        "env": "e",
-        "preset": "quick",
-        "seed": 0,
-        "status": "done",
-        "stages": [],
-    }
-    (folder / "run.json").write_text(json.dumps({**content, **record}))
+    (folder / "run.json").write_text(json.dumps(content))
 
 
 def score_arrays(min_seeds: int = 2, max_seeds: int = 5, tasks: int | None = None) -> st.SearchStrategy[FloatArray]:

@@ -43,7 +43,7 @@ def test_every_stage_that_says_so_is_timed_from_untrained_artefacts() -> None:
     """The toy's second stage reads the first one's artefact, and has nothing to time."""
     measured = profile(algos=("toy",), envs=("toy-line",))
     (statistics, row) = measured.rows
-    assert (statistics.algos, statistics.stage, statistics.unit) == ((), "statistics", "replicates")
+    assert (statistics.algos, statistics.stage, statistics.unit) == ((), "statistics", "score matrices")
     assert statistics.count == 50_000
     assert (row.algos, row.env, row.stage, row.work, row.unit) == (("toy",), "toy-line", "fit", "update", "updates")
     assert row.per_second == pytest.approx(1 / row.timing.wall_seconds)

@@ -21,10 +21,9 @@ from bench.results import (
     exploration_episodes,
     learning_curve,
     smoothed_curve,
-    summarise,
     window_scores,
-    write_summary,
 )
+from bench.summary import summarise, write_summary
 from tests.conftest import Bench
 
 
@@ -94,7 +93,7 @@ def test_the_summary_has_one_line_per_run_and_window(tmp_path: Path) -> None:
     changed = {"overrides": {"skills.prior": "flow"}, "data": "human"}
     write_run(tmp_path / "runs" / "three", rows(0, [0.5] * 20), **changed)
     lines, left_out = write_summary([tmp_path], tmp_path / "new" / "summary.csv")
-    assert (lines, left_out) == (4, [])
+    assert (lines, left_out) == (4, ())
     assert (tmp_path / "new" / "summary.csv").read_text().splitlines() == [
         "env,algo,preset,changes,seed,window,mean_score,n_tasks,seconds",
         "e,b,quick,,1,0-20,0.3333,1,12.2",
@@ -110,15 +109,8 @@ def test_unfinished_and_nan_runs_are_named_and_left_out(tmp_path: Path) -> None:
     write_run(tmp_path / "nan", rows(0, [float("nan")] + [1.0] * 19))
     table, left_out = summarise([tmp_path])
     assert len(table) == 1
-    assert left_out == [f"{tmp_path / 'failed'} (failed)", f"{tmp_path / 'nan'} (NaN returns)"]
-
-
-def test_a_damaged_run_is_named(tmp_path: Path, bench: Bench) -> None:
-    write_run(tmp_path / "run", rows(0, [1.0] * 20))
-    (tmp_path / "run" / "episodes.parquet").write_bytes(b"PAR1 not really")
-    outcome = bench("summary", tmp_path, "-o", tmp_path / "summary.csv")
-    assert outcome.code == 2
-    assert f"{tmp_path / 'run' / 'episodes.parquet'} cannot be read" in outcome.err
+    reasons = {Path(run.run).name: run.reason for run in left_out}
+    assert reasons == {"failed": "failed", "nan": "1 return is not finite, the first in task 0, episode 0"}
 
 
 def test_a_run_is_exported_without_weights_and_summarised(tmp_path: Path, bench: Bench) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from bench.board import RunBoard
 from bench.files import read_sealed_json, write_sealed_json
-from bench.results import summarise
 from bench.statistics.episodes import load_episodes
+from bench.summary import summarise
 from tests.conftest import ROOT, Bench
 from tests.statistics_helpers import write_run
 from tests.sweep_helpers import row, start_sweep, sweep_file, toy_environment

@@ -15,8 +15,8 @@ import pytest
 import algorithms.registry
 from algorithms.registry import algorithm_names
 from bench.lookup import find_algorithm, find_task_distribution, presets_of_pair, why_impossible
-from bench.results import learning_curve, read_run, write_summary
-from bench.statistics.coverage import RUN_CORRELATIONS, stated_coverage
+from bench.results import learning_curve, read_run
+from bench.summary import write_summary
 from envs.kitchen.readers import human_trajectories
 from envs.maze.layout import reference_layout
 from envs.maze.planner import path_length_map
@@ -189,15 +189,6 @@ def test_both_fail_on_far_goals_of_the_image_maze_as_the_readme_says(summary: pd
         f"`{' '.join([algo, *changes.split()])}` {', '.join(map(str, own))}" for (changes, algo), own in runs.items()
     ]
     assert f"(Seeds: {'; '.join(seeds)}.)" in results_section()
-
-
-def test_how_sure_three_seeds_are_is_as_simulated() -> None:
-    alone, together = (100 * stated_coverage(3, "iqm", share) for share in RUN_CORRELATIONS)
-    page = " ".join((ROOT / "README.md").read_text().split())
-    assert (
-        f"With three seeds a 95 % interval of the IQM holds the truth {alone:.0f} % of the time, and {together:.0f} % "
-        f"where the tasks of a run share their luck (simulated, correlation {RUN_CORRELATIONS[1]})."
-    ) in page
 
 
 def test_the_matrix_in_the_readme_is_what_the_registries_say() -> None:

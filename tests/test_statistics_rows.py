@@ -9,15 +9,17 @@ import pandas as pd
 import pytest
 
 from bench.errors import UserError
-from bench.statistics.episodes import Excluded, group_episodes, load_episodes, run_label
+from bench.loading import Excluded
+from bench.results import run_label
+from bench.statistics.episodes import load_episodes
 from bench.statistics.scores import window_scores
 from tests.conftest import ROOT
-from tests.statistics_helpers import NAN, matrix, returns, run_rows, write_run
+from tests.statistics_helpers import NAN, group_episodes, matrix, returns, run_rows, write_run
 
 
 def test_rows_become_returns_by_seed_task_and_episode() -> None:
     rows = pd.concat([run_rows([0.25, 1.0], 2, run="r1", seed=1), run_rows([0.0, 0.5], 3, run="r0")])
-    (group,) = group_episodes(rows.sample(frac=1, random_state=0)).groups
+    (group,) = group_episodes(rows.sort_values("episode", kind="stable")).groups
     assert (group.seeds, group.tasks, group.task_names) == ((0, 1), (0, 1), ("task-0", "task-1"))
     np.testing.assert_array_equal(group.returns, [[[0, 0, 0], [0.5] * 3], [[0.25, 0.25, NAN], [1, 1, NAN]]])
     assert group.runs == ("r0", "r1")
@@ -36,7 +38,7 @@ def test_algorithms_environments_and_presets_are_kept_apart() -> None:
 
 def test_other_phases_are_not_scores() -> None:
     rows = pd.concat(
-        [run_rows([0.5]), run_rows([NAN], phase="meta_train_prior"), run_rows([1.0], phase="explore", seed=1, run="s")]
+        [run_rows([0.5]), run_rows([0.0], phase="meta_train_prior"), run_rows([1.0], phase="explore", seed=1, run="s")]
     )
     loaded = group_episodes(rows)
     assert loaded.excluded == ()
@@ -49,7 +51,7 @@ def test_a_run_with_a_return_that_is_no_number_is_excluded_whole_and_named(value
     bad.loc[25:27, "return"] = value
     loaded = group_episodes(pd.concat([run_rows([0.5, 0.5], run="good"), bad], ignore_index=True))
     assert loaded.groups[0].seeds == (0,)
-    reason = "3 returns are not finite numbers, the first in task task-1, episode 5"
+    reason = "3 returns are not finite, the first in task task-1, episode 5"
     assert loaded.excluded == (Excluded("bad", reason),)
 
 

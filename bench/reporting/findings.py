@@ -1,29 +1,24 @@
 """What a report says first: who stands where, what beats what, by how much, how sure, and what the seeds cannot show.
 
-Everything is counted by ``bench.statistics``, with the numbers of ``bench compare`` and ``bench power``; here they are
-chosen and put in words. Comparisons on one task distribution and preset are one family for Holm's correction.
+Everything is the declared analysis (``bench.statistics.analysis``), with the numbers of ``bench compare`` and
+``bench power``; here they are chosen and put in words.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, groupby
 
-from bench.power import PowerAnswer, PowerRequest, power_answers
-from bench.results import WINDOWS
+from bench.power import PowerAnswer, PowerRequest, power_answers, seeds_text
 from bench.statistics.aggregates import aggregate
-from bench.statistics.bootstrap import CONFIDENCE, Estimate
-from bench.statistics.comparison import LEVEL, Comparison, compare, corrected, verdict
+from bench.statistics.analysis import Study, Window, deciding_window, study
+from bench.statistics.comparison import LEVEL, Comparison, verdict
 from bench.statistics.coverage import coverage_warning
+from bench.statistics.curves import episodes_to_threshold, middle_score
 from bench.statistics.episodes import EpisodeReturns
-from bench.statistics.power import LARGEST_SEEDS
+from bench.statistics.intervals import CONFIDENCE, MIN_RUNS, Estimate
 from bench.statistics.scores import window_scores
 
-EARLY = WINDOWS[1]
-"""Compared besides the last window: the first after the episodes that the paper spends exploring."""
 POWER_SHARE = 0.1
 """The difference whose seeds are counted, as a share of the score range."""
 POWER = 0.8
@@ -31,8 +26,6 @@ _MOST_SENTENCES = 3
 """As many comparisons with the leader are told in full; more are told as lists of names."""
 
 PERCENT = f"{100 * CONFIDENCE:g}"
-
-Window = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,13 @@ class Standing:
     better_than: tuple[str, ...]
     worse_than: tuple[str, ...]
     not_told_from: tuple[str, ...]
-    """No difference can be told, by the corrected p-value, or by one seed."""
+    """No difference can be told, by the corrected p-value."""
+    too_few_against: tuple[str, ...]
+    """Not compared: fewer than three seeds of one of the two."""
+    area: Estimate | None
+    """Mean score over all episodes that every algorithm here has: the area under the learning curve."""
+    to_threshold: str
+    """Episodes until the mean of ten is halfway up the score range, median over runs and tasks."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,17 @@ class Findings:
     preset: str
     score_range: tuple[float, float] | None
     window: Window | None
-    """Where ``standings`` are: the last window that half of the algorithms have completed, two at least; None where
-    none has any."""
+    """Where ``standings`` are: the last that decides (``analysis.py``); None where no algorithm has any."""
+    area_episodes: int
+    """As many episodes the areas under the curves are over."""
     tasks: int
     """Target tasks of the standings; where algorithms differ in them, the most."""
     standings: tuple[Standing, ...]
     """Best mean first."""
     comparisons: tuple[Comparison, ...]
-    """Every pair of algorithms, by window; corrected as one family."""
+    """Every pair of algorithms in each window that decides; corrected as one family."""
+    family: int
+    """How many of them have a test and are corrected together."""
     sentences: tuple[str, ...]
     """What beats what, by how much, how sure."""
     warnings: tuple[str, ...]
@@ -84,78 +86,58 @@ class Findings:
 
 
 def find(groups: Sequence[EpisodeReturns], windows: Sequence[Window] | None = None) -> Findings:
-    """Findings of the groups of one task distribution and preset, in ``windows`` (default: ``EARLY`` and the last)."""
-    window = _standing_window(groups, windows)
-    comparisons = corrected(
-        [c for x, y in combinations(groups, 2) for c in compare(x, y, windows or _usual_windows(x, y))]
-    )
-    here = [c for c in comparisons if (c.start, c.stop) == window]
-    standings = [] if window is None else _standings(groups, window, here)
+    """Findings of the groups of one task distribution and preset; ``windows`` decide instead of the usual one."""
+    return findings_of(study(groups, windows))
+
+
+def findings_of(found: Study) -> Findings:
+    """A study in words."""
+    groups = found.groups
+    window = deciding_window(groups, found.windows) if found.windows else None
+    here = [c for c in found.comparisons if (c.start, c.stop) == window]
+    area_episodes = min(group.returns.shape[2] for group in groups)
+    standings = [] if window is None else _standings(groups, window, here, area_episodes)
     tasks = 0 if window is None else max(window_scores(group, *window).n_tasks for group in groups)
-    found = Findings(
-        groups[0].env, groups[0].preset, groups[0].score_range, window, tasks, tuple(standings), tuple(comparisons),
-        tuple(_sentences(groups, window, standings, comparisons)), (), _power(groups, window),
+    findings = Findings(
+        found.env, found.preset, groups[0].score_range, window, area_episodes, tasks, tuple(standings),
+        found.comparisons, found.family, tuple(_sentences(groups, window, standings, found.comparisons)), (),
+        _power(groups, window, found.family),
     )  # fmt: skip
-    return replace(found, warnings=tuple(_warnings(found, here)))
+    return replace(findings, warnings=tuple(_warnings(findings, here)))
 
 
-def families(groups: Sequence[EpisodeReturns]) -> list[list[EpisodeReturns]]:
-    """Groups of the same task distribution and preset, in their order."""
-    ordered = sorted(groups, key=lambda group: (group.env, group.preset))
-    return [list(part) for _, part in groupby(ordered, key=lambda group: (group.env, group.preset))]
-
-
-def _completed(group: EpisodeReturns, windows: Sequence[Window]) -> list[Window]:
-    return [window for window in windows if window_scores(group, *window).n_tasks]
-
-
-def _usual_windows(x: EpisodeReturns, y: EpisodeReturns) -> list[Window] | None:
-    """None, where the two share none of the usual windows: then ``compare`` looks at all episodes that both have."""
-    shared = [window for window in _completed(x, WINDOWS) if window in _completed(y, WINDOWS)]
-    return sorted({*shared[-1:], *(window for window in shared if window == EARLY)}) or None
-
-
-def _standing_window(groups: Sequence[EpisodeReturns], windows: Sequence[Window] | None) -> Window | None:
-    everywhere = (0, min(group.returns.shape[2] for group in groups))
-    completed = [_completed(group, windows or WINDOWS) for group in groups]
-    if windows is None and not any(completed):
-        completed = [_completed(group, [everywhere]) for group in groups]
-    counts = Counter(window for own in completed for window in own)
-    enough = min(len(groups), max(2, math.ceil(len(groups) / 2)))
-    # Where not even that many share a window, the one that most have.
-    return max(counts, key=lambda window: (min(counts[window], enough), window), default=None)
-
-
-def _standings(groups: Sequence[EpisodeReturns], window: Window, here: Sequence[Comparison]) -> list[Standing]:
-    found = []
+def _standings(
+    groups: Sequence[EpisodeReturns], window: Window, here: Sequence[Comparison], area_episodes: int
+) -> list[Standing]:
+    standings = []
     for group in groups:
         matrix = window_scores(group, *window)
         if not matrix.n_tasks:
             continue
-        aggregates = aggregate(matrix)
-        against = [(c, c.label_b if c.label_a == group.label else c.label_a) for c in here
-                   if group.label in (c.label_a, c.label_b)]  # fmt: skip
-        told = {
-            other: (c.mean_difference.point > 0) == (c.label_a == group.label)
-            for c, other in against
-            if c.p_holm is not None and c.p_holm < LEVEL
-        }
-        found.append(
+        aggregates, area = aggregate(matrix), window_scores(group, 0, area_episodes)
+        threshold = middle_score(group)
+        against: dict[str, list[str]] = {}
+        for c in here:
+            if group.label in (c.label_a, c.label_b):
+                own = c if c.label_a == group.label else c.swapped()
+                against.setdefault(own.decision, []).append(own.label_b)
+        standings.append(
             Standing(
                 group.label, matrix.n_seeds, aggregates["mean"], aggregates["iqm"],
-                tuple(other for other, better in told.items() if better),
-                tuple(other for other, better in told.items() if not better),
-                tuple(other for _, other in against if other not in told),
+                tuple(against.get("better", ())), tuple(against.get("worse", ())), tuple(against.get("untold", ())),
+                tuple(against.get("too few seeds", ())),
+                aggregate(area)["mean"] if area.n_tasks else None,
+                "" if threshold is None else episodes_to_threshold(group, threshold).median_text(),
             )
         )  # fmt: skip
-    return sorted(found, key=lambda standing: -standing.mean.point)
+    return sorted(standings, key=lambda standing: -standing.mean.point)
 
 
-def _power(groups: Sequence[EpisodeReturns], window: Window | None) -> PowerAnswer | None:
+def _power(groups: Sequence[EpisodeReturns], window: Window | None, family: int) -> PowerAnswer | None:
     score_range = groups[0].score_range
     if window is None or score_range is None:
         return None
-    request = PowerRequest(POWER_SHARE * (score_range[1] - score_range[0]), POWER, LEVEL)
+    request = PowerRequest(POWER_SHARE * (score_range[1] - score_range[0]), POWER, LEVEL, max(1, family))
     return next(iter(power_answers(groups, request, [window])), None)
 
 
@@ -169,9 +151,8 @@ def _sentences(
         return ["No algorithm has completed the episodes that were asked for: there is nothing to compare."]
     where = f"Episodes {window[0]}-{window[1]}"
     best, others = standings[0], standings[1:]
-    here = [c for c in comparisons if (c.start, c.stop) == window]
     if others:
-        rest = _names([f"{s.label} {s.mean.point:.2f}" for s in others])
+        rest = names_text([f"{s.label} {s.mean.point:.2f}" for s in others])
         sentences = [f"{where}: {best.label} has the highest mean score, {interval_text(best.mean)}; then {rest}."]
     else:
         sentences = [
@@ -182,31 +163,20 @@ def _sentences(
         sentences += [f"Episodes {c.window}: {verdict(c)}." for c in told]
     else:
         if best.better_than:
-            sentences.append(f"{where}: {best.label} is better than {_names(best.better_than)}. {_by_runs(best, here)}")
+            sentences.append(f"{where}: {best.label} is better than {names_text(best.better_than)}.")
         if best.not_told_from:
             sentences.append(
-                f"{where}: between {best.label} and {_names(best.not_told_from)} no difference can be told."
+                f"{where}: between {best.label} and {names_text(best.not_told_from)} no difference can be told."
             )
+        if best.too_few_against:
+            sentences.append(f"{where}: too few seeds to compare {best.label} with {names_text(best.too_few_against)}.")
     standing = {s.label for s in standings}
     late = [group.label for group in groups if group.label not in standing]
     if late:
         sentences.append(
-            f"Not in the order above, for want of complete episodes {window[0]}-{window[1]}: {_names(late)}."
+            f"Not in the order above, for want of complete episodes {window[0]}-{window[1]}: {names_text(late)}."
         )
     return sentences
-
-
-def _by_runs(best: Standing, here: Sequence[Comparison]) -> str:
-    """Of whom it is better than, those for which that holds whatever the tasks of a run have to do with one another."""
-    sure = [
-        c.label_b if c.label_a == best.label else c.label_a
-        for c in here
-        if best.label in (c.label_a, c.label_b) and c.by_runs is not None and c.by_runs.p_value < LEVEL
-    ]
-    sure = [label for label in sure if label in best.better_than]
-    if set(sure) == set(best.better_than):
-        return "That also holds with whole runs as the unit."
-    return f"With whole runs as the unit that holds {'of none' if not sure else f'only of {_names(sure)}'}."
 
 
 def _warnings(found: Findings, here: Sequence[Comparison]) -> list[str]:
@@ -214,29 +184,27 @@ def _warnings(found: Findings, here: Sequence[Comparison]) -> list[str]:
     standings, power, difference = found.standings, found.power, found.power_difference
     for seeds in sorted({standing.seeds for standing in standings}):
         alike = [standing.label for standing in standings if standing.seeds == seeds]
-        coverage = coverage_warning(seeds, _run_correlations(alike, here))
+        coverage = coverage_warning(seeds)
         if coverage is not None:
-            warnings.append(f"{_names(alike)}: {coverage}.")
-    if power is not None and difference is not None and power.smallest_difference is not None:
-        low, high = map(_seeds_text, power.seeds_needed_range)
-        warnings.append(
-            f"With {power.seeds} seeds of each, a true difference is seen (p < {LEVEL}) with a chance of "
-            f"{100 * POWER:g} % only where it is {power.smallest_difference:.2f} or more. To see one of "
-            f"{difference:.3g} takes {_seeds_text(power.seeds_needed)} seeds of each algorithm ({low} to {high}, for "
-            "the spread between seeds is itself known from few runs)."
+            warnings.append(f"{names_text(alike)}: {coverage}.")
+    if power is not None and difference is not None and power.seeds >= MIN_RUNS:
+        family = f", one of {power.comparisons} compared," if power.comparisons > 1 else ""
+        advice = (
+            f"To see one of {difference:.3g} takes {seeds_text(power)} seeds of each algorithm."
+            if power.spread.is_known
+            else "How many seeds a smaller one takes cannot be said: the spread between seeds is hardly known."
         )
+        size = "whatever its size"
+        if power.smallest_difference is not None:
+            size = f"where it is below {power.smallest_difference:.2f}"
+        missed = f"missed more often than {100 - 100 * POWER:.0f} % of the time"
+        warnings.append(f"With {power.seeds} seeds of each, a true difference{family} is {missed} {size}. {advice}")
     pairs: dict[str, list[str]] = {}
     for c in here:
         for note in c.notes:
             pairs.setdefault(note, []).append(f"{c.label_a} and {c.label_b}")
     warnings += [f"Episodes {found.window_name}, {'; '.join(named)}: {note}." for note, named in pairs.items()]
     return warnings
-
-
-def _run_correlations(labels: Sequence[str], here: Sequence[Comparison]) -> list[float]:
-    """How much the scores of one run hang together where these algorithms are compared with each other."""
-    among = [c for c in here if c.tasks > 1 and {c.label_a, c.label_b} <= set(labels)]
-    return [c.run_correlation for c in among if c.run_correlation is not None]
 
 
 def interval_text(estimate: Estimate) -> str:
@@ -246,10 +214,6 @@ def interval_text(estimate: Estimate) -> str:
     return f"{estimate.point:.2f} ({PERCENT} % interval {estimate.low:.2f} to {estimate.high:.2f})"
 
 
-def _seeds_text(seeds: int | None) -> str:
-    return f"more than {LARGEST_SEEDS}" if seeds is None else str(seeds)
-
-
-def _names(names: Sequence[str]) -> str:
+def names_text(names: Sequence[str]) -> str:
     """``a, b and c``"""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

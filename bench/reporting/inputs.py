@@ -11,9 +11,10 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.files import read_bytes, storage_errors
-from bench.reporting.model import Excluded, LoadedRun, ReportInputs
-from bench.results import find_runs, read_run
-from bench.statistics.episodes import load_episodes, run_label
+from bench.loading import load_runs
+from bench.reporting.model import LoadedRun, ReportInputs
+from bench.results import run_label
+from bench.statistics.episodes import group_runs
 
 PAPER_CURVES = Path(__file__).with_name("figure4_curves.csv")
 """The curves of the paper's Figure 4 (``results/paper/README.md``), which ship with the package."""
@@ -25,32 +26,11 @@ def load_inputs(folders: Sequence[Path], paper: Path | None = None) -> ReportInp
 
     Raises ``UserError`` when a folder does not exist or holds no run, or the CSV lacks a column.
     """
-    loaded = load_episodes(folders)
-    excluded = list(loaded.excluded)
-    left_out = {run.run for run in excluded}
-    in_groups = {run for group in loaded.groups for run in group.runs}
-    runs = []
-    for folder in find_runs(folders):
-        if str(folder) in left_out:
-            continue
-        record, rows = read_run(folder)
-        run = LoadedRun(folder, record, rows, run_label(record))
-        # The others were asked to end before their target tasks: nobody has looked at their rows yet.
-        reason = None if str(folder) in in_groups else _unsound(rows)
-        if reason is None:
-            runs.append(run)
-        else:
-            excluded.append(Excluded(str(folder), reason))
+    loaded = load_runs(folders)
+    runs = [LoadedRun(run.folder, run.record, run.rows, run_label(run.record)) for run in loaded.runs]
     runs.sort(key=lambda run: (run.env, run.label, run.preset, run.seed))
-    return ReportInputs(tuple(folders), tuple(runs), loaded.groups, tuple(excluded), read_published(paper))
-
-
-def _unsound(rows: pd.DataFrame) -> str | None:
-    """Why the rows of a run can be in no figure."""
-    if (rows["status"] != "ok").any():
-        return "a stage failed"
-    count = int((~np.isfinite(rows["return"].to_numpy(dtype=float))).sum())
-    return f"{count} returns are not finite numbers" if count else None
+    groups = group_runs(loaded.runs)
+    return ReportInputs(tuple(folders), tuple(runs), groups, loaded.excluded, read_published(paper))
 
 
 def read_published(path: Path | None) -> pd.DataFrame:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from bench.errors import StorageError
+from bench.results import target_rows
 from bench.statistics.episodes import EpisodeReturns, Excluded
+from bench.statistics.with_rliable import RUNS
 from bench.store import ARTEFACTS_FOLDER, ArtefactStore, stage_file_name
 from bench.tables import csv_cell
 
@@ -60,6 +62,11 @@ class LoadedRun:
     def seed(self) -> int:
         return int(self.record["seed"])
 
+    @property
+    def has_targets(self) -> bool:
+        """Some row is of a target task."""
+        return bool(len(target_rows(self.rows)))
+
     def stage_file(self, stage: Mapping[str, Any], name: str) -> Path | None:
         """A file that one of the run's stages left, such as ``paths.npz``; None where it left none.
 
@@ -99,6 +106,8 @@ class ReportInputs:
     """Runs that failed, hold a NaN, cannot be read or repeat another; each with its reason."""
     published: pd.DataFrame
     """The paper's curves: columns ``domain, algorithm, episode, mean``; no rows where there is no such file."""
+    method: str = RUNS
+    """Whose intervals are drawn (``bench.statistics.with_rliable.METHODS``)."""
 
     def runs_of(self, group: EpisodeReturns) -> tuple[LoadedRun, ...]:
         """The runs of a group, by seed."""
@@ -169,6 +178,30 @@ class ReportTable:
     def texts(self) -> list[list[str]]:
         """Every cell as it is shown, row by row."""
         return [[column.text(value) for column, value in zip(self.columns, row, strict=True)] for row in self.rows]
+
+    def compact(self) -> ReportTable:
+        """The same for a page: a number and the ends of its interval, three columns (``X``, ``X, low``, ``X, high``),
+        become one."""
+        columns: list[Column] = []
+        places: list[tuple[int, ...]] = []
+        labels = [column.label for column in self.columns]
+        place = 0
+        while place < len(labels):
+            ends = labels[place + 1 : place + 3]
+            merged = ends == [f"{labels[place]}, low", f"{labels[place]}, high"]
+            own = self.columns[place]
+            columns.append(Column(own.heading) if merged else own)
+            places.append((place, place + 1, place + 2) if merged else (place,))
+            place += 3 if merged else 1
+        rows = [
+            tuple(row[own[0]] if len(own) == 1 else self._interval_text(row, own) for own in places)
+            for row in self.rows
+        ]
+        return ReportTable(self.name, self.title, self.caption, tuple(columns), tuple(rows))
+
+    def _interval_text(self, row: tuple[Value, ...], places: tuple[int, ...]) -> str:
+        point, low, high = (self.columns[place].text(row[place]) for place in places)
+        return f"{point} [{low}, {high}]" if low else point
 
     def to_markdown(self) -> str:
         """A GitHub-flavoured table; numbers to the right. Text is only text: no HTML that a page would carry out."""

@@ -20,8 +20,10 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from bench.reporting.findings import Findings
+from bench.reporting.layout import Matrix, World
 from bench.reporting.model import ReportFigure, ReportTable
 from bench.reporting.runs import Failure, RunEntry
+from bench.statistics.analysis import DECLARATION
 
 GENERATOR = "simpl-bench report"
 """In the page's ``<meta name="generator">``: by it a folder is known to hold a report, which may be replaced."""
@@ -51,9 +53,15 @@ class PageContent:
 
     folders: tuple[str, ...]
     findings: tuple[Findings, ...]
+    matrix: Matrix
+    headline: tuple[str, ...]
+    worlds: tuple[World, ...]
+    """A section for each of ``findings``."""
     standings: tuple[ReportTable | None, ...]
     """One for each of ``findings``; None where it has none."""
-    comparisons: tuple[ReportTable, ...]
+    comparisons: tuple[ReportTable | None, ...]
+    """One for each of ``findings``; None where it has none."""
+    coverage: ReportTable
     figures: tuple[PageFigure, ...]
     missing_figures: tuple[str, ...]
     tables: tuple[ReportTable, ...]
@@ -87,11 +95,17 @@ def render(content: PageContent) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     environment.filters["with_code"] = _with_code
     template = environment.from_string(_part("report.html.j2"))
+    owned = {place for world in content.worlds for place in world.figures}
+    owned_tables = {place for world in content.worlds for place in world.tables}
+    general = [place for place in range(len(content.figures)) if place not in owned]
+    # The picture that a report is known by: the first of the studies that ship.
+    opening, others = general[:1], general[1:]
+    general_tables = [place for place in range(len(content.tables)) if place not in owned_tables]
     sections = [
         ("summary", "Summary", True),
-        ("comparisons", "Comparisons", content.comparisons),
-        ("figures", "Figures", content.figures or content.missing_figures),
-        ("tables", "Tables", content.tables or content.missing_tables),
+        *((world.anchor, f"{world.findings.env}, {world.findings.preset}", True) for world in content.worlds),
+        ("figures", "Figures across task distributions", others or content.missing_figures),
+        ("tables", "Tables", general_tables or content.missing_tables),
         ("left-out", "Failed and excluded", content.failures),
         ("runs", "Runs, commands and versions", content.entries),
     ]
@@ -99,7 +113,11 @@ def render(content: PageContent) -> str:
         {name: getattr(content, name) for name in content.__dataclass_fields__},
         title="Skill-based meta-RL: report",
         generator=GENERATOR,
+        declaration=DECLARATION,
         counts=_counts(content),
+        opening=opening,
+        other_figures=others,
+        general_tables=general_tables,
         sections=[(name, heading) for name, heading, present in sections if present],
         commands=list(dict.fromkeys(entry.command for entry in content.entries)),
         versions=_by_versions(content.entries),

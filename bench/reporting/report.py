@@ -7,23 +7,26 @@ import platform
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from algorithms.stage import Progress
-from bench.compare import print_excluded
 from bench.errors import UserError
 from bench.files import storage_errors
+from bench.loading import print_excluded
 from bench.progress import Reporter, make_reporter
 from bench.reporting.figures import make_figures
-from bench.reporting.findings import Findings, Window, families, find
+from bench.reporting.findings import Findings, findings_of
 from bench.reporting.findings_tables import comparisons_table, coverage_figures, standings_table
 from bench.reporting.inputs import load_inputs
+from bench.reporting.layout import headline, in_paper_order, matrix_of, worlds_of
 from bench.reporting.model import ReportInputs, ReportTable
 from bench.reporting.page import GENERATOR, PageContent, PageFigure, page_figure, render
 from bench.reporting.runs import failures, run_entries, runs_table
 from bench.reporting.save import draw_figure, save_figure, save_table
 from bench.reporting.tables import make_tables
+from bench.statistics.analysis import Window, studies
+from bench.statistics.with_rliable import RLIABLE, RUNS, require_rliable
 
 PAGE = "index.html"
 FIGURES_FOLDER, TABLES_FOLDER = "figures", "tables"
@@ -40,6 +43,8 @@ class ReportRequest:
     """Windows of episodes that are compared; None for the usual ones."""
     paper: Path | None = None
     """Published curves; None for those that ship."""
+    method: str = RUNS
+    """Whose intervals the figures have."""
 
 
 def write_report(request: ReportRequest) -> Path:
@@ -49,7 +54,9 @@ def write_report(request: ReportRequest) -> Path:
     """
     out = request.out
     _check_replaceable(out)
-    inputs = load_inputs(request.folders, request.paper)
+    if request.method == RLIABLE:
+        require_rliable()
+    inputs = replace(load_inputs(request.folders, request.paper), method=request.method)
     print_excluded(inputs.excluded)
     build = out.with_name(f".{out.name}.partial")
     with storage_errors(f"write the report {out}"):
@@ -83,9 +90,9 @@ def _check_replaceable(out: Path) -> None:
 
 def _make(inputs: ReportInputs, request: ReportRequest, build: Path, reporter: Reporter) -> PageContent:
     """Draw and write all parts into ``build``, and return what the page says."""
-    studies = families(inputs.groups)
+    found_studies = studies(inputs.groups, request.windows)
     figures = make_figures(inputs)
-    total = len(studies) + len(figures.items) + 1
+    total = len(found_studies) + len(figures.items) + 1
     done = 0
 
     def finished() -> None:
@@ -94,7 +101,7 @@ def _make(inputs: ReportInputs, request: ReportRequest, build: Path, reporter: R
         reporter.update(Progress(done, total, "parts"))
 
     reporter.start_stage("report", Progress(0, total, "parts"))
-    found = [_counted(find(groups, request.windows), finished) for groups in studies]
+    found = [_counted(findings_of(one), finished) for one in found_studies]
     drawn = []
     for figure in figures.items:
         png, *_ = save_figure(draw_figure(figure), build / FIGURES_FOLDER / figure.name)
@@ -102,7 +109,7 @@ def _make(inputs: ReportInputs, request: ReportRequest, build: Path, reporter: R
         finished()
     tables = make_tables(inputs)
     content = _content(inputs, request, found, drawn, figures.missing, tables.items, tables.missing)
-    for table in (*content.standings, *content.comparisons, *content.tables, content.runs_table):
+    for table in (*content.standings, *content.comparisons, content.coverage, *content.tables, content.runs_table):
         if table is not None:
             save_table(table, build / TABLES_FOLDER / table.name)
     finished()
@@ -125,13 +132,13 @@ def _content(
     missing_tables: tuple[str, ...],
 ) -> PageContent:
     entries = run_entries(inputs, request.out)
-    comparisons = [table for table in map(comparisons_table, found) if table is not None]
-    if comparisons:
-        comparisons.append(coverage_figures())
+    ordered = in_paper_order(found)
     return PageContent(
-        folders=tuple(map(str, inputs.folders)), findings=tuple(found),
-        standings=tuple(map(standings_table, found)),
-        comparisons=tuple(comparisons), figures=tuple(drawn), missing_figures=missing_figures,
+        folders=tuple(map(str, inputs.folders)), findings=tuple(ordered),
+        matrix=matrix_of(ordered), headline=headline(ordered, inputs),
+        worlds=tuple(worlds_of(ordered, drawn, tables)), standings=tuple(map(standings_table, ordered)),
+        comparisons=tuple(map(comparisons_table, ordered)), coverage=coverage_figures(),
+        figures=tuple(drawn), missing_figures=missing_figures,
         tables=tables, missing_tables=missing_tables,
         entries=tuple(entries), runs_table=runs_table(entries), failures=tuple(failures(inputs, request.out)),
         report_command=_command(request), report_versions=_versions(),
@@ -144,6 +151,8 @@ def _command(request: ReportRequest) -> str:
         words += ["--episodes", ",".join(f"{start}-{stop}" for start, stop in request.windows)]
     if request.paper is not None:
         words += ["--paper", str(request.paper)]
+    if request.method != RUNS:
+        words += ["--method", request.method]
     return shlex.join(words)
 
 

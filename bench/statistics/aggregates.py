@@ -14,17 +14,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bench.statistics.bootstrap import (
-    CONFIDENCE,
-    REPLICATES,
-    Estimate,
-    Unit,
-    bootstrap,
-    interval_caveat,
-    percentile_interval,
-    why_no_interval,
-)
 from bench.statistics.episodes import FloatArray
+from bench.statistics.intervals import CONFIDENCE, Estimate, as_estimate, interval_over_runs
 from bench.statistics.scores import ScoreMatrix
 
 METRICS = ("iqm", "median", "mean", "optimality_gap")
@@ -71,40 +62,26 @@ def point_estimate(matrix: ScoreMatrix, metric: str) -> float | None:
     return float({"iqm": iqm, "median": median, "mean": mean}[metric](matrix.values))
 
 
-def aggregate(
-    matrix: ScoreMatrix,
-    replicates: int = REPLICATES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-    unit: Unit = "task",
-) -> Mapping[str, Estimate]:
-    """All ``METRICS`` that can be had, each with its interval.
+def aggregate(matrix: ScoreMatrix, confidence: float = CONFIDENCE) -> Mapping[str, Estimate]:
+    """All ``METRICS`` that can be had, each with its interval over runs.
 
     Mean, median and IQM are in the unit of the scores. The optimality gap is on scores normalised by the score range
-    (0: every run is perfect; 1: all have the lowest score), and left out where that is not known. ``seed`` fixes the
-    replicates.
+    (0: every run is perfect; 1: all have the lowest score), and left out where that is not known.
     """
     if not matrix.values.size:
         raise ValueError("there are no scores to aggregate")
-    points = {name: point for name in METRICS if (point := point_estimate(matrix, name)) is not None}
-    note = why_no_interval(matrix.values)
-    if note is not None:
-        return {name: Estimate(point, None, None, note) for name, point in points.items()}
+    names = METRICS if matrix.score_range is not None else METRICS[:3]
     low, high = matrix.score_range or (0.0, 1.0)
 
-    def statistics(stack: FloatArray) -> FloatArray:
-        means = task_means(stack)
-        columns = [iqm(stack), np.median(means, axis=-1), means.mean(axis=-1)]
-        if "optimality_gap" in points:
-            # gamma is the highest score. Where none is above it, nothing is clipped.
-            clipped = means if np.nanmax(matrix.values) <= high else task_means(np.minimum(stack, high))
-            columns.append((high - clipped.mean(axis=-1)) / (high - low))
+    def statistics(scores: FloatArray) -> FloatArray:
+        means = task_means(scores)
+        columns = [iqm(scores), np.median(means, axis=-1), means.mean(axis=-1)]
+        if "optimality_gap" in names:
+            columns.append((high - task_means(np.minimum(scores, high)).mean(axis=-1)) / (high - low))
         return np.stack(columns, axis=-1)
 
-    drawn = bootstrap(matrix.values, statistics, replicates, np.random.default_rng(seed), unit)
-    lows, highs = percentile_interval(drawn, confidence)
-    caveat = interval_caveat(matrix.values)
-    return {
-        name: Estimate(point, float(lower), float(upper), caveat)
-        for (name, point), lower, upper in zip(points.items(), lows, highs, strict=True)
-    }
+    point, lows, highs, note = interval_over_runs(matrix.values, statistics, confidence=confidence)
+    if matrix.score_range is not None:
+        ends = np.array([[low] * 3 + [0.0], [high] * 3 + [1.0]])
+        lows, highs = np.clip(lows, *ends), np.clip(highs, *ends)
+    return {name: as_estimate(float(point[k]), float(lows[k]), float(highs[k]), note) for k, name in enumerate(names)}

@@ -1,12 +1,12 @@
-"""The stratified bootstrap: runs are drawn again, with replacement, within each task.
+"""The bootstrap, in three forms. The intervals of this project are made otherwise (``intervals.py``); here is why.
 
-As rliable's ``StratifiedBootstrap`` with its default ``task_bootstrap=False``: every cell of a replicate (S, N) draws a
-seed of its own column, independently of the other tasks. The tasks stay as they are, so an interval is about other
-seeds on the same tasks. Ends are percentiles of the replicates.
+    task    stratified: each cell of a replicate (S, N) draws a seed of its own column, apart from the other tasks, as
+            rliable's ``StratifiedBootstrap`` with its default ``task_bootstrap=False``
+    run     whole runs are drawn
+    both    whole runs, then tasks: about other tasks, too
 
-What this assumes: scores of one run on different tasks are independent. Where the tasks share what the run learned
-before (skills, meta-training), they are not, and the interval is too narrow; ``unit="run"`` draws whole runs instead.
-``coverage.py`` has figures for both.
+All draw with replacement; ends are percentiles of the replicates. With few runs each is too narrow, ``task`` most of
+all: it takes the scores of one run on different tasks for independent. ``coverage.py`` has the figures.
 
 Axes: R replicate, S seed, N task.
 """
@@ -14,32 +14,20 @@ Axes: R replicate, S seed, N task.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.statistics.episodes import FloatArray
+from bench.statistics.intervals import CONFIDENCE
 
 REPLICATES = 50_000
-CONFIDENCE = 0.95
 
-Unit = Literal["task", "run"]
+Unit = Literal["task", "run", "both"]
 
 _CHUNK_VALUES = 1_000_000
 """Values resampled at a time: a few temporaries of 8 MB."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval."""
-
-    point: float
-    low: float | None
-    """None where there is no interval: ``note`` says why."""
-    high: float | None
-    note: str | None = None
 
 
 def resample(scores: FloatArray, replicates: int, rng: np.random.Generator, unit: Unit = "task") -> FloatArray:
@@ -50,10 +38,14 @@ def resample(scores: FloatArray, replicates: int, rng: np.random.Generator, unit
     """
     absent = np.isnan(scores)
     n_seeds, n_tasks = scores.shape
-    if unit == "run":
+    if unit != "task":
         if absent.any():
             raise ValueError("whole runs can be drawn only where every run has a score on every task")
-        return scores[rng.integers(0, n_seeds, (replicates, n_seeds), dtype=np.int32)]
+        runs = rng.integers(0, n_seeds, (replicates, n_seeds), dtype=np.int32)
+        if unit == "run":
+            return scores[runs]
+        tasks = rng.integers(0, n_tasks, (replicates, n_tasks), dtype=np.int32)
+        return np.asarray(scores[runs[:, :, None], tasks[:, None, :]])
     counts = n_seeds - absent.sum(axis=0)
     if not counts.all():
         raise ValueError("a task has no score at all")
@@ -90,19 +82,3 @@ def percentile_interval(replicates: FloatArray, confidence: float = CONFIDENCE) 
     tail = 50 * (1 - confidence)
     low, high = np.percentile(replicates, [tail, 100 - tail], axis=0)
     return low, high
-
-
-def why_no_interval(*matrices: FloatArray) -> str | None:
-    """Why scores (S, N) allow no interval: resampling one run gives the same run again, an interval of no width."""
-    counts = [(~np.isnan(scores)).sum(axis=0) for scores in matrices]
-    if any((count == 1).all() for count in counts):
-        return "one seed: no interval"
-    return None
-
-
-def interval_caveat(*matrices: FloatArray) -> str | None:
-    """What is wrong with an interval that can be had: tasks that have one run, which then seem certain."""
-    single = max(int(((~np.isnan(scores)).sum(axis=0) == 1).sum()) for scores in matrices)
-    if not single:
-        return None
-    return f"{single} task{'s have' if single > 1 else ' has'} one seed: the interval is too narrow"

@@ -1,35 +1,48 @@
-"""Two algorithms on one task distribution: difference, interval, probability of improvement, p, and a verdict in words.
+"""Two algorithms on one task distribution in one window: difference, interval, test, and a verdict in words.
+
+The unit is a run, its score the mean over the target tasks that every run compared has completed.
+
+    paired     where the two share seeds: runs of one seed share the skills artefact and are keyed with the same noise,
+               so d_s = score of A at seed s - score of B at seed s, and a t-test of the d_s
+    unpaired   where they do not: Welch's t-test of the scores
+    neither    fewer than three pairs, and fewer than three runs of one of them: numbers, no interval, no verdict
+
+The interval of any other statistic (IQM, probability of improvement) is made likewise of its jackknife's pseudo-values.
+No spread is taken for less than what rounding to the scores' own resolution gives, so a tie in all seeds is no proof.
+What is corrected with what is in ``analysis.py``.
 
 Axes: S seed, N task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from typing import Literal
 
 import numpy as np
+from scipy import stats
 
-from bench.results import WINDOWS
 from bench.statistics.aggregates import iqm, mean
-from bench.statistics.bootstrap import (
-    CONFIDENCE,
-    REPLICATES,
-    Estimate,
-    bootstrap,
-    interval_caveat,
-    percentile_interval,
-    why_no_interval,
-)
 from bench.statistics.episodes import EpisodeReturns, FloatArray
-from bench.statistics.improvement import probability_of_improvement
-from bench.statistics.permutation import PermutationTest, holm, permutation_test
-from bench.statistics.power import run_spread
+from bench.statistics.improvement import wins
+from bench.statistics.intervals import (
+    CONFIDENCE,
+    MIN_RUNS,
+    NO_SPREAD,
+    Estimate,
+    leave_one_out,
+    pseudo_values,
+    t_limit,
+    too_few,
+)
 from bench.statistics.scores import ScoreMatrix, window_scores
 
 LEVEL = 0.05
-"""Below it a (corrected) p-value counts as a difference."""
+"""Below it a corrected p-value counts as a difference."""
+
+Decision = Literal["better", "worse", "untold", "too few seeds", "not decided"]
+"""Of A against B: better, worse, no difference can be told, fewer than three runs; or not in the family at all."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,10 @@ class Comparison:
     start: int
     stop: int
     seeds_a: int
+    """Runs of A that are compared."""
     seeds_b: int
+    paired: bool
+    """By seed."""
     tasks: int
     mean_a: float
     mean_b: float
@@ -51,63 +67,87 @@ class Comparison:
     iqm_difference: Estimate
     improvement: Estimate
     """Probability that a run of A scores above one of B on the same task."""
-    within_tasks: PermutationTest | None
-    """Of the difference of means, names dealt within each task: takes a run's tasks for independent. None: one seed."""
-    by_runs: PermutationTest | None
-    """Names dealt to whole runs: takes only the runs for independent. None: one seed, or no task that all runs have."""
-    run_correlation: float | None
-    """How much the scores of a run hang together across tasks, 0 if not at all (``power.Spread``); a rough figure."""
+    p_value: float | None
+    """Of the t-test of the difference of means; None: too few seeds."""
     p_holm: float | None
-    """``within_tasks`` corrected for all comparisons made together."""
+    """Corrected for the family; None where it is not in one."""
+    family: int
+    """How many tests were corrected together; 0 where it is in no family."""
+    pair_correlation: float | None
+    """Of the scores of A and B at equal seeds; None where it cannot be had. A rough figure."""
     notes: tuple[str, ...]
-    """Missing scores, tasks that only one of the two has, intervals that cannot be had."""
+    """Missing scores, tasks and seeds that only one of the two has, intervals that cannot be had."""
 
     @property
     def window(self) -> str:
         return f"{self.start}-{self.stop}"
 
+    @property
+    def decision(self) -> Decision:
+        """What the declared analysis says of A against B."""
+        if self.p_value is None:
+            return "too few seeds"
+        if self.p_holm is None:
+            return "not decided"
+        if self.p_holm >= LEVEL:
+            return "untold"
+        return "better" if self.mean_difference.point > 0 else "worse"
 
-def compare(
-    a: EpisodeReturns, b: EpisodeReturns, windows: Sequence[tuple[int, int]] | None = None, seed: int = 0
-) -> list[Comparison]:
-    """Compare in each window that both have completed on some shared task; ``p_holm`` is not corrected yet.
-
-    By default in ``bench.results.WINDOWS``, or where both are shorter than those, in all episodes that both have.
-    """
-    made = [_compare_window(a, b, start, stop, seed) for start, stop in windows or WINDOWS]
-    if windows is None and not any(made):
-        made = [_compare_window(a, b, 0, min(a.returns.shape[2], b.returns.shape[2]), seed)]
-    return [comparison for comparison in made if comparison is not None]
+    def swapped(self) -> Comparison:
+        """B against A."""
+        return replace(
+            self, label_a=self.label_b, label_b=self.label_a, seeds_a=self.seeds_b, seeds_b=self.seeds_a,
+            mean_a=self.mean_b, mean_b=self.mean_a, mean_difference=mirrored(self.mean_difference, 0.0),
+            iqm_difference=mirrored(self.iqm_difference, 0.0), improvement=mirrored(self.improvement, 1.0),
+        )  # fmt: skip
 
 
-def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The same with Holm's correction for all of them as one family."""
-    tested = [c.within_tasks.p_value for c in comparisons if c.within_tasks is not None]
-    adjusted = iter(holm(tested))
-    return [c if c.within_tasks is None else replace(c, p_holm=next(adjusted)) for c in comparisons]
+def mirrored(estimate: Estimate, total: float) -> Estimate:
+    """Of ``total`` minus what was estimated."""
+    low, high = (None if end is None else total - end for end in (estimate.high, estimate.low))
+    return Estimate(total - estimate.point, low, high, estimate.note)
 
 
-def _compare_window(a: EpisodeReturns, b: EpisodeReturns, start: int, stop: int, seed: int) -> Comparison | None:
-    all_of_a, all_of_b = window_scores(a, start, stop), window_scores(b, start, stop)
+@dataclass(frozen=True)
+class _Sides:
+    """Scores (S, N) of the runs that are compared; paired ones in the order of the same seeds."""
+
+    x: FloatArray
+    y: FloatArray
+    paired: bool
+
+    @property
+    def too_few(self) -> str | None:
+        return too_few(min(len(self.x), len(self.y)))
+
+
+def compare(a: EpisodeReturns, b: EpisodeReturns, window: tuple[int, int]) -> Comparison | None:
+    """Compare in a window; None where the two have completed it on no common task. Nothing is corrected yet."""
+    all_of_a, all_of_b = window_scores(a, *window), window_scores(b, *window)
     tasks = tuple(task for task in all_of_a.tasks if task in all_of_b.tasks)
     if not tasks:
         return None
-    x, y = all_of_a.on_tasks(tasks), all_of_b.on_tasks(tasks)
-    alone = why_no_interval(x.values, y.values) is not None
-    improvement = probability_of_improvement(x.values, y.values, seed=seed)
-    test = None if alone else permutation_test(x.values, y.values, seed=seed)
+    of_a, of_b = all_of_a.on_tasks(tasks), all_of_b.on_tasks(tasks)
     notes = [
         *_lone_tasks(a.label, all_of_a, tasks), *_lone_tasks(b.label, all_of_b, tasks),
-        *(f"{a.label}: {gap}" for gap in x.gaps()), *(f"{b.label}: {gap}" for gap in y.gaps()),
-        *filter(None, [improvement.note]),
+        *(f"{a.label}: {gap}" for gap in of_a.gaps()), *(f"{b.label}: {gap}" for gap in of_b.gaps()),
     ]  # fmt: skip
-    mean_difference, iqm_difference = _differences(x.values, y.values, seed)
+    complete = tuple(
+        task for task, x, y in zip(tasks, of_a.values.T, of_b.values.T, strict=True)
+        if not (np.isnan(x).any() or np.isnan(y).any())
+    )  # fmt: skip
+    if complete and complete != tasks:
+        notes.append(f"compared on the {len(complete)} tasks that every run has")
+        of_a, of_b = of_a.on_tasks(complete), of_b.on_tasks(complete)
+    sides, seed_notes = _sides(a.label, of_a, b.label, of_b)
+    reason = sides.too_few if complete else "no task that every run has: no interval"
+    if reason is not None:
+        notes.append(reason)
+    difference, p_value = _mean_difference(sides, reason)
     return Comparison(
-        a.label, b.label, a.env, a.preset, start, stop, x.n_seeds, y.n_seeds, len(tasks),
-        float(mean(x.values)), float(mean(y.values)), mean_difference, iqm_difference, improvement,
-        within_tasks=test, by_runs=None if alone else _test_by_runs(x.values, y.values, seed),
-        run_correlation=None if (spread := run_spread([x, y])) is None else spread.run_correlation,
-        p_holm=None if test is None else test.p_value, notes=tuple(notes),
+        a.label, b.label, a.env, a.preset, *window, len(sides.x), len(sides.y), sides.paired, len(complete or tasks),
+        float(mean(sides.x)), float(mean(sides.y)), difference, _iqm_difference(sides, reason),
+        _improvement(sides, reason), p_value, None, 0, _pair_correlation(of_a, of_b), (*notes, *seed_notes),
     )  # fmt: skip
 
 
@@ -116,76 +156,144 @@ def _lone_tasks(label: str, matrix: ScoreMatrix, tasks: tuple[int, ...]) -> list
     return [f"only {label} has tasks {', '.join(lone)}: not compared"] if lone else []
 
 
-def _differences(x: FloatArray, y: FloatArray, seed: int) -> tuple[Estimate, Estimate]:
-    """Difference of means and of IQMs; the runs of the two are drawn independently."""
-    points = [float(statistic(x) - statistic(y)) for statistic in (mean, iqm)]
-    note = why_no_interval(x, y)
-    if note is not None:
-        return Estimate(points[0], None, None, note), Estimate(points[1], None, None, note)
-
-    low, high = percentile_interval(_replicates_of(x, seed, 0) - _replicates_of(y, seed, 1))
-    caveat = interval_caveat(x, y)
-    return (
-        Estimate(points[0], float(low[0]), float(high[0]), caveat),
-        Estimate(points[1], float(low[1]), float(high[1]), caveat),
-    )
-
-
-def _replicates_of(scores: FloatArray, seed: int, side: int) -> FloatArray:
-    """Replicates (R, 2) of mean and IQM; ``side`` keeps the draws of A and of B apart."""
-    return _cached_replicates(scores.tobytes(), scores.shape, seed, side)
+def _sides(label_a: str, of_a: ScoreMatrix, label_b: str, of_b: ScoreMatrix) -> tuple[_Sides, list[str]]:
+    """Paired where enough seeds are shared: three, and half of those of the side that has fewer."""
+    shared = [seed for seed in of_a.seeds if seed in of_b.seeds]
+    if len(shared) < max(MIN_RUNS, min(of_a.n_seeds, of_b.n_seeds) / 2):
+        return _Sides(of_a.values, of_b.values, False), []
+    notes = [
+        f"{label}: seed{'s' if len(lone) > 1 else ''} {', '.join(lone)} without a partner: not compared"
+        for label, matrix in ((label_a, of_a), (label_b, of_b))
+        if (lone := [str(seed) for seed in matrix.seeds if seed not in shared])
+    ]
+    x, y = (matrix.values[[matrix.seeds.index(seed) for seed in shared]] for matrix in (of_a, of_b))
+    return _Sides(x, y, True), notes
 
 
-@lru_cache(maxsize=32)  # In a study each algorithm meets all the others: 25 MB for sixteen of them.
-def _cached_replicates(content: bytes, shape: tuple[int, int], seed: int, side: int) -> FloatArray:
-    def both(stack: FloatArray) -> FloatArray:
-        return np.stack([mean(stack), iqm(stack)], axis=-1)
-
-    scores = np.frombuffer(content).reshape(shape)
-    return bootstrap(scores, both, REPLICATES, np.random.default_rng(seed).spawn(2)[side])
-
-
-def _test_by_runs(x: FloatArray, y: FloatArray, seed: int) -> PermutationTest | None:
-    shared = ~(np.isnan(x).any(axis=0) | np.isnan(y).any(axis=0))
-    if not shared.any():
+def _pair_correlation(of_a: ScoreMatrix, of_b: ScoreMatrix) -> float | None:
+    shared = [seed for seed in of_a.seeds if seed in of_b.seeds]
+    x, y = (m.values[[m.seeds.index(seed) for seed in shared]].mean(axis=1) for m in (of_a, of_b))
+    if len(shared) < MIN_RUNS or np.isnan(x).any() or np.isnan(y).any() or not np.std(x) or not np.std(y):
         return None
-    runs_of_x, runs_of_y = (values[:, shared].mean(axis=1, keepdims=True) for values in (x, y))
-    return permutation_test(runs_of_x, runs_of_y, seed=seed)
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def resolution(x: FloatArray, y: FloatArray) -> FloatArray:
+    """The smallest step between two scores of X and Y (..., S, N), as a step of a run's mean over tasks; 0 for none."""
+    lead, n_tasks = x.shape[:-2], x.shape[-1]
+    values = np.sort(np.concatenate([x.reshape(*lead, -1), y.reshape(*lead, -1)], axis=-1))
+    steps = np.diff(values)
+    least = np.where(steps > 1e-9, steps, np.inf).min(axis=-1)
+    return np.asarray(np.where(np.isfinite(least), least, 0.0) / n_tasks)
+
+
+def difference_test(x: FloatArray, y: FloatArray, paired: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(point, half an interval, p-value) of the difference of means of scores (..., S, N) without gaps.
+
+    Paired, row s of both is of the same seed. Half an interval is 0 and p is 1 where all runs are alike.
+    """
+    # Rounding to steps of g has the variance g^2 / 12: less spread than that has not been seen, only not resolved.
+    least = resolution(x, y) ** 2 / 12
+    runs_of_x, runs_of_y = x.mean(axis=-1), y.mean(axis=-1)
+    point = runs_of_x.mean(axis=-1) - runs_of_y.mean(axis=-1)
+    if paired:
+        error, freedom = _error([runs_of_x - runs_of_y], [2 * least])
+    else:
+        error, freedom = _error([runs_of_x, runs_of_y], [least, least])
+    half = error * stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_value = np.where(error > 0, 2 * stats.t.sf(np.abs(point) / error, freedom), 1.0)
+    return np.asarray(point), np.asarray(half), p_value
+
+
+def _mean_difference(sides: _Sides, reason: str | None) -> tuple[Estimate, float | None]:
+    """The difference of means with its t interval, and the p-value of its t-test."""
+    if reason is not None:
+        return Estimate(float(mean(sides.x) - mean(sides.y)), None, None, reason), None
+    point, half, p_value = map(float, difference_test(sides.x, sides.y, sides.paired))
+    if not half:
+        return Estimate(point, None, None, NO_SPREAD), p_value
+    return Estimate(point, point - half, point + half), p_value
+
+
+def _error(samples: list[FloatArray], least_variances: list[FloatArray]) -> tuple[FloatArray, FloatArray]:
+    """Standard error of the sum of the means of samples (..., S), and its degrees of freedom (Welch-Satterthwaite)."""
+    parts = [
+        np.maximum(sample.var(axis=-1, ddof=1), least) / sample.shape[-1]
+        for sample, least in zip(samples, least_variances, strict=True)
+    ]
+    total = np.asarray(sum(parts))
+    total = np.where(total > 1e-24, total, 0.0)  # the last digits of equal sums
+    squares = sum(part**2 / (sample.shape[-1] - 1) for part, sample in zip(parts, samples, strict=True))
+    freedom = np.where(total > 0, total**2 / np.where(total > 0, squares, 1.0), 1.0)
+    return np.sqrt(total), freedom
+
+
+def _jackknife(point: float, samples: list[FloatArray], reason: str | None, limits: tuple[float, float]) -> Estimate:
+    """The t interval of pseudo-values: one sample of paired runs, or one for each side."""
+    if reason is not None:
+        return Estimate(point, None, None, reason)
+    error, freedom = map(float, _error(samples, [np.zeros(())] * len(samples)))
+    if not error:
+        return Estimate(point, None, None, NO_SPREAD)
+    half = t_limit(freedom) * error
+    return Estimate(point, max(point - half, limits[0]), min(point + half, limits[1]))
+
+
+def _iqm_difference(sides: _Sides, reason: str | None) -> Estimate:
+    points = [float(iqm(scores)) for scores in (sides.x, sides.y)]
+    samples: list[FloatArray] = []
+    if reason is None:
+        x, y = (
+            pseudo_values(point, leave_one_out(scores, iqm), len(scores))
+            for point, scores in zip(points, (sides.x, sides.y), strict=True)
+        )
+        samples = [x - y] if sides.paired else [x, y]
+    return _jackknife(points[0] - points[1], samples, reason, (-math.inf, math.inf))
+
+
+def _improvement(sides: _Sides, reason: str | None) -> Estimate:
+    won = wins(sides.x, sides.y)
+    point = float(np.nanmean(won, axis=(0, 1)).mean())
+    samples: list[FloatArray] = []
+    if reason is None:
+        by_pair = won.mean(axis=2)  # (X, Y)
+        rows, columns, total = by_pair.sum(axis=1), by_pair.sum(axis=0), float(by_pair.sum())
+        n_x, n_y = by_pair.shape
+        if sides.paired:
+            without = (total - rows - columns + np.diag(by_pair)) / ((n_x - 1) * (n_y - 1))
+            samples = [pseudo_values(point, without, n_x)]
+        else:
+            samples = [
+                pseudo_values(point, (total - rows) / ((n_x - 1) * n_y), n_x),
+                pseudo_values(point, (total - columns) / (n_x * (n_y - 1)), n_y),
+            ]
+    return _jackknife(point, samples, reason, (0.0, 1.0))
 
 
 def verdict(c: Comparison) -> str:
     """What the numbers allow one to say, in a sentence."""
     gap = abs(c.mean_difference.point)
     ahead, behind = (c.label_a, c.label_b) if c.mean_difference.point >= 0 else (c.label_b, c.label_a)
-    if c.within_tasks is None or c.p_holm is None:
-        lead = f"{ahead} is ahead of {behind} by {gap:.2f} in the runs there are"
-        return f"{lead}; one seed cannot tell whether others would agree"
+    lead = f"{ahead} is ahead of {behind} by {gap:.2f}"
+    if c.p_value is None:
+        return f"too few seeds: {lead} in the runs there are, and others may differ"
     interval = _interval_text(c)
+    if c.p_holm is None:
+        return f"described, not decided: {lead} ({interval})"
+    paired = "paired by seed" if c.paired else "unpaired"
+    of = f" of {c.family} comparisons" if c.family > 1 else ""
     if c.p_holm >= LEVEL:
-        lead = f"{ahead} is ahead of {behind} by {gap:.2f} ({interval})"
-        return f"no difference can be told: {lead}, p {p_text(c.p_holm)}"
-    better = f"{ahead} is better than {behind} by {gap:.2f} ({interval}), p {p_text(c.p_holm)}"
-    if c.by_runs is None:
-        return f"{better}, if the scores of a run on different tasks are independent"
-    if c.by_runs.p_value < LEVEL:
-        return f"{better}; also with whole runs as the unit, p {p_text(c.by_runs.p_value)}"
-    return (
-        f"{better}, if the scores of a run on different tasks are independent; with whole runs as the unit, "
-        f"p {p_text(c.by_runs.p_value)}{_limit_text(c)}"
-    )
-
-
-def _limit_text(c: Comparison) -> str:
-    assert c.by_runs is not None
-    if c.by_runs.smallest_p < LEVEL:
-        return ""
-    return f" (the least that {c.seeds_a} and {c.seeds_b} runs can give: {p_text(c.by_runs.smallest_p)})"
+        alone = f" (alone {p_text(c.p_value)})" if c.p_value < LEVEL else ""
+        return f"no difference can be told: {lead} ({interval}, {paired}), p {p_text(c.p_holm)}{of}{alone}"
+    return f"{ahead} is better than {behind} by {gap:.2f} ({interval}, {paired}), p {p_text(c.p_holm)}{of}"
 
 
 def _interval_text(c: Comparison) -> str:
     """The interval of the difference, ahead minus behind."""
     low, high = c.mean_difference.low, c.mean_difference.high
-    assert low is not None and high is not None
+    if low is None or high is None:
+        return str(c.mean_difference.note)
     if c.mean_difference.point < 0:
         low, high = -high, -low
     return f"{100 * CONFIDENCE:g} % interval {low:.2f} to {high:.2f}"

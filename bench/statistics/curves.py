@@ -1,27 +1,19 @@
 """Scores along training: sample-efficiency curves, area under the curve, episodes to a threshold.
 
-Axes: R replicate, S seed, N task, E episode, P bin of episodes.
+Axes: S seed, N task, E episode, P bin of episodes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.statistics.aggregates import iqm, mean
-from bench.statistics.bootstrap import (
-    CONFIDENCE,
-    Estimate,
-    bootstrap,
-    interval_caveat,
-    percentile_interval,
-    why_no_interval,
-)
 from bench.statistics.episodes import EpisodeReturns, FloatArray
-from bench.statistics.improvement import CURVE_REPLICATES
+from bench.statistics.intervals import CONFIDENCE, NO_SPREAD, Estimate, estimate_over_runs
 from bench.statistics.scores import ScoreMatrix, window_scores
 
 CurveMetric = Literal["iqm", "mean"]
@@ -37,25 +29,20 @@ class EfficiencyCurve:
     point: FloatArray
     """(P,)"""
     low: FloatArray
-    """(P,); NaN where a bin has one seed."""
+    """(P,); NaN where a bin has no interval: fewer than three seeds, or all alike."""
     high: FloatArray
     seeds: NDArray[np.int64]
     """(P,) runs that completed the bin on some task."""
     tasks: NDArray[np.int64]
     """(P,) tasks on which some run completed the bin."""
     notes: tuple[str, ...]
-    """What a caption must say: bins with one seed, bins where runs or tasks are fewer than at the start."""
+    """What a caption must say: bins without an interval, bins where runs or tasks are fewer than at the start."""
 
 
 def efficiency_curve(
-    returns: EpisodeReturns,
-    bin_episodes: int = 10,
-    metric: CurveMetric = "iqm",
-    replicates: int = CURVE_REPLICATES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
+    returns: EpisodeReturns, bin_episodes: int = 10, metric: CurveMetric = "iqm", confidence: float = CONFIDENCE
 ) -> EfficiencyCurve:
-    """The ``metric`` of the mean return in each bin, with its interval, as far as any run reaches.
+    """The ``metric`` of the mean return in each bin, with its interval over runs, as far as any run reaches.
 
     Bins start at episode 0, so a bin width that divides the number of exploration episodes keeps them apart.
     """
@@ -65,16 +52,11 @@ def efficiency_curve(
         matrix = window_scores(returns, start, start + bin_episodes)
         if not matrix.values.size:
             break
-        low = high = float("nan")
-        note = why_no_interval(matrix.values)
-        if note is None:
-            note = interval_caveat(matrix.values)
-            # The same seed in every bin draws the same runs: a replicate is a whole curve.
-            drawn = bootstrap(matrix.values, statistic, replicates, np.random.default_rng(seed))
-            low, high = (float(end) for end in percentile_interval(drawn, confidence))
-        rows.append((start, float(statistic(matrix.values)), low, high, matrix.n_seeds, matrix.n_tasks))
-        gaps = matrix.gaps()
-        notes += [f"episodes {start}-{start + bin_episodes}: {text}" for text in (*gaps, *([note] if note else []))]
+        estimate = estimate_over_runs(matrix.values, statistic, returns.score_range or (None, None), confidence)
+        low, high = (float("nan") if end is None else end for end in (estimate.low, estimate.high))
+        rows.append((start, estimate.point, low, high, matrix.n_seeds, matrix.n_tasks))
+        reason = [] if estimate.note in (None, NO_SPREAD) else [str(estimate.note)]  # a flat stretch speaks for itself
+        notes += [f"episodes {start}-{start + bin_episodes}: {text}" for text in (*matrix.gaps(), *reason)]
     starts, points, lows, highs, seeds, tasks = np.array(rows, dtype=float).reshape(-1, 6).T
     counts = (starts.astype(np.int64), seeds.astype(np.int64), tasks.astype(np.int64))
     notes += _fewer(counts[0], counts[1], "seeds") + _fewer(counts[0], counts[2], "tasks")
@@ -96,6 +78,11 @@ def area_under_curve(returns: EpisodeReturns, episodes: int) -> ScoreMatrix:
     That is the mean return while learning: in the unit of a return, so every aggregate and test applies to it.
     """
     return window_scores(returns, 0, episodes)
+
+
+def middle_score(returns: EpisodeReturns) -> float | None:
+    """Halfway from the lowest to the highest possible score, the usual threshold; None where the range is not known."""
+    return None if returns.score_range is None else sum(returns.score_range) / 2
 
 
 @dataclass(frozen=True)
@@ -132,18 +119,12 @@ class EpisodesToThreshold:
         shortest = float(self.episodes[present & self.censored].min()) if given_up else float("inf")
         return f"{middle:g}{tail}" if middle <= shortest else f"more than {shortest:g}{tail}"
 
-    def restricted_mean(
-        self, replicates: int = CURVE_REPLICATES, confidence: float = CONFIDENCE, seed: int = 0
-    ) -> Estimate:
+    def restricted_mean(self, confidence: float = CONFIDENCE) -> Estimate:
         """Mean episodes until the threshold or the end, whichever is first: too low where runs are censored."""
         given_up = int(self.censored.sum())
         censoring = f"{given_up} of {int((~np.isnan(self.episodes)).sum())} never reached it" if given_up else None
-        note = why_no_interval(self.episodes)
-        if note is not None:
-            return Estimate(float(mean(self.episodes)), None, None, "; ".join(filter(None, [note, censoring])))
-        drawn = bootstrap(self.episodes, mean, replicates, np.random.default_rng(seed))
-        low, high = percentile_interval(drawn, confidence)
-        return Estimate(float(mean(self.episodes)), float(low), float(high), censoring)
+        estimate = estimate_over_runs(self.episodes, mean, (0.0, float(self.horizon)), confidence)
+        return replace(estimate, note="; ".join(filter(None, [estimate.note, censoring])) or None)
 
 
 def episodes_to_threshold(returns: EpisodeReturns, threshold: float, window_episodes: int = 10) -> EpisodesToThreshold:

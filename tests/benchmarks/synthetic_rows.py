@@ -12,7 +12,7 @@ SCORE_RANGES = ((0.0, 1.0), (0.0, 4.0))
 def synthetic_rows(
     algorithms: int = 8, domains: int = 2, tasks: int = 10, seeds: int = 5, episodes: int = 500, seed: int = 0
 ) -> pd.DataFrame:
-    """Rows as ``bench.statistics.episodes.group_episodes`` takes them: by default 400,000.
+    """Rows as ``tests.statistics_helpers.group_episodes`` takes them: by default 400,000.
 
     Every return is a whole number in the domain's range. Better algorithms (of lower number) learn faster and further.
     """

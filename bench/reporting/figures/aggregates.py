@@ -21,16 +21,16 @@ from bench.reporting.figures.drawing import (
     score_noun,
     seeds_warning,
     set_score_axis,
-    shared_legend,
     tidy,
 )
 from bench.reporting.model import Made, ReportFigure, ReportInputs
 from bench.reporting.palette import in_order, looks
 from bench.results import WINDOWS
 from bench.statistics.aggregates import aggregate
-from bench.statistics.bootstrap import Estimate
+from bench.statistics.comparison import compare, mirrored
 from bench.statistics.episodes import EpisodeReturns, FloatArray
-from bench.statistics.improvement import Profile, performance_profile, probability_of_improvement
+from bench.statistics.improvement import Profile, performance_profile
+from bench.statistics.intervals import Estimate
 from bench.statistics.scores import ScoreMatrix, window_scores
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _interval_figure(windows: WindowSet) -> ReportFigure:
     estimates = {label: aggregate(matrix) for label, matrix in windows.scores.items()}
     noun = score_noun(windows.env)
     caption = (
-        f"Aggregates of {noun} in episodes {windows.start}-{windows.stop} with {INTERVAL} stratified-bootstrap "
-        "intervals (rliable's definitions; the optimality gap is on scores from 0 to 1, less is better; axes do not "
+        f"Aggregates of {noun} in episodes {windows.start}-{windows.stop} with {INTERVAL} intervals "
+        "over runs (rliable's definitions; the optimality gap is on scores from 0 to 1, less is better; axes do not "
         "start at 0). "
         f"{windows.counts_text()}.{notes_text(windows.notes() + _no_interval(estimates))}"
         f"{seeds_warning(list(windows.groups.values()))}"
@@ -170,7 +170,8 @@ def _profile_figure(windows: WindowSet) -> ReportFigure:
     caption = (
         f"Performance profile: the share of runs and tasks whose {score_noun(windows.env)} in episodes "
         f"{windows.start}-{windows.stop} is above a threshold; higher is better, and where two lines cross neither is "
-        f"better throughout. Band: {INTERVAL} interval over seeds, of each point. {windows.counts_text()}."
+        f"better throughout. One panel for each algorithm, the others grey behind. "
+        f"Band: {INTERVAL} interval over seeds, of each point. {windows.counts_text()}."
         f"{notes_text(windows.notes() + single)}{seeds_warning(list(windows.groups.values()))}"
     )
     middle = THRESHOLDS // 2
@@ -194,23 +195,25 @@ def _thresholds(windows: WindowSet) -> FloatArray:
 
 
 def _draw_profiles(windows: WindowSet, profiles: Mapping[str, Profile]) -> Figure:
-    figure, (axes,) = new_panels(1, width=5.6, height=3.7)
+    """A panel for each algorithm: its own profile and band, those of the others grey behind."""
+    figure, panels = new_panels(len(profiles), 4, width=2.5, height=2.3)
     look = looks(list(profiles))
-    for label, profile in profiles.items():
-        own = look[label]
-        axes.step(
-            profile.thresholds, profile.point, where="post", color=own.colour, linestyle=own.line_style,
-            marker=own.marker, markersize=4, markevery=10, linewidth=1.6, label=label,
-        )  # fmt: skip
-        if profile.low is not None and profile.high is not None:
-            axes.fill_between(
-                profile.thresholds, profile.low, profile.high, step="post", color=own.colour, alpha=0.18, linewidth=0
-            )
-    set_score_axis(axes, next(iter(windows.groups.values())), "x", "threshold: ")
-    axes.set(ylabel="share of runs and tasks above it", ylim=(-0.02, 1.02))
-    axes.set_title(windows.where, fontsize="medium")
-    tidy(axes)
-    shared_legend(figure, [axes])
+    example = next(iter(windows.groups.values()))
+    for place, (axes, (label, profile)) in enumerate(zip(panels, profiles.items(), strict=True)):
+        for other in profiles.values():
+            axes.step(other.thresholds, other.point, where="post", color="0.8", linewidth=0.8, zorder=1)
+        colour = look[label].colour
+        axes.step(profile.thresholds, profile.point, where="post", color=colour, linewidth=1.8, label=label)
+        axes.fill_between(
+            profile.thresholds, profile.low, profile.high, step="post", color=colour, alpha=0.25, linewidth=0
+        )
+        set_score_axis(axes, example, "x", "above ")
+        axes.set(ylim=(-0.02, 1.02), ylabel="share of runs and tasks" if place % 4 == 0 else "")
+        axes.set_title(label, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.xaxis.label.set_fontsize(8)
+        axes.yaxis.label.set_fontsize(8)
+        tidy(axes)
     return figure
 
 
@@ -230,10 +233,10 @@ def _improvement_figure(windows: WindowSet) -> ReportFigure:
     matrix: dict[tuple[str, str], Estimate] = {}
     for index, first in enumerate(labels):
         for second in labels[index + 1 :]:
-            estimate = _improvement(windows.scores[first], windows.scores[second])
-            if estimate is not None:
-                matrix[first, second] = estimate
-                matrix[second, first] = _mirrored(estimate)
+            found = compare(windows.groups[first], windows.groups[second], (windows.start, windows.stop))
+            if found is not None:
+                matrix[first, second] = found.improvement
+                matrix[second, first] = mirrored(found.improvement, 1.0)
     caption = (
         f"Probability of improvement: how likely a run of the row's algorithm scores above a run of the column's on "
         f"the same task, mean over tasks, a tie counting half; in brackets the {INTERVAL} interval. Episodes "
@@ -247,19 +250,6 @@ def _improvement_figure(windows: WindowSet) -> ReportFigure:
         file_name("improvement", windows.env, windows.preset), f"Probability of improvement on {windows.where}",
         caption, alt, partial(_draw_improvement, labels, matrix),
     )  # fmt: skip
-
-
-def _improvement(first: ScoreMatrix, second: ScoreMatrix) -> Estimate | None:
-    """On the tasks that both have; None where there are none."""
-    tasks = tuple(task for task in first.tasks if task in second.tasks)
-    if not tasks:
-        return None
-    return probability_of_improvement(first.on_tasks(tasks).values, second.on_tasks(tasks).values)
-
-
-def _mirrored(estimate: Estimate) -> Estimate:
-    low, high = (None if end is None else 1 - end for end in (estimate.high, estimate.low))
-    return Estimate(1 - estimate.point, low, high, estimate.note)
 
 
 def _draw_improvement(labels: Sequence[str], matrix: Mapping[tuple[str, str], Estimate]) -> Figure:

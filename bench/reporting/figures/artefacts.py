@@ -61,7 +61,9 @@ def path_figures(inputs: ReportInputs) -> Made[ReportFigure]:
         found = stage_paths(inputs, env, preset, TARGET_PHASES, missing)
         trained = stage_paths(inputs, env, preset, (POSTERIOR,), missing)
         if found:
-            figures.append(_target_figure(tasks, preset, found))
+            labels = {run.label for run in inputs.runs if (run.env, run.preset) == (env, preset) and run.has_targets}
+            without = in_order(sorted(labels - {own.label for own in found}))
+            figures.append(_target_figure(tasks, preset, found, without))
         if trained:
             figures.append(_trained_figure(tasks, preset, trained))
         if not found and not trained:
@@ -123,7 +125,9 @@ def _read(file: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         raise StorageError(f"{file} cannot be read: {error}") from error
 
 
-def _target_figure(tasks: TaskDistribution, preset: str, found: Sequence[StagePaths]) -> ReportFigure:
+def _target_figure(
+    tasks: TaskDistribution, preset: str, found: Sequence[StagePaths], without: Sequence[str]
+) -> ReportFigure:
     episodes = [number for number in EPISODES if any(number == key[1] for own in found for key in own.paths)]
     panels = [
         (f"{own.label}, episode {number}", [(task, path) for (task, at), path in own.paths.items() if at == number])
@@ -135,6 +139,7 @@ def _target_figure(tasks: TaskDistribution, preset: str, found: Sequence[StagePa
         f"Paths of training episodes {', '.join(map(str, episodes))} on target tasks of {tasks.name}, preset {preset}; "
         f"each with its task. One run of each algorithm ({seeds}), up to "
         f"{_PATHS_PER_PANEL} tasks."
+        f"{_without_text(without)}"
     )
     title = f"Episodes on the target tasks of {tasks.name}, preset {preset}"
     return ReportFigure(
@@ -142,6 +147,10 @@ def _target_figure(tasks: TaskDistribution, preset: str, found: Sequence[StagePa
         f"{'; '.join(name for name, _ in panels)}.",
         partial(_draw_paths, tasks, tasks.target_tasks, panels, len(episodes) if len(episodes) > 1 else 3),
     )  # fmt: skip
+
+
+def _without_text(labels: Sequence[str]) -> str:
+    return f" Not shown, for want of paths that were kept: {', '.join(labels)}." if labels else ""
 
 
 def _trained_figure(tasks: TaskDistribution, preset: str, found: Sequence[StagePaths]) -> ReportFigure:
@@ -237,12 +246,29 @@ def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if np.std(a) and np.std(b) else 0.0
 
 
+def is_category(value: NDArray[np.float32], name: str) -> bool:
+    """Whether numbers are names, such as a task's index: then their order means nothing."""
+    return bool("index" in name and np.equal(value, np.floor(value)).all())
+
+
 def _draw_latents(
     points: NDArray[np.float64], value: NDArray[np.float32], value_name: str, shares: NDArray[np.float64]
 ) -> Figure:
     figure, (axes,) = new_panels(1, width=5.4, height=4.2)
-    drawn = axes.scatter(points[:, 0], points[:, 1], c=value, cmap="viridis", s=9, linewidths=0, alpha=0.85)
-    figure.colorbar(drawn, ax=axes, label=textwrap.fill(value_name, 40))
+    kinds = np.unique(value)
+    if is_category(value, value_name):
+        import seaborn
+
+        colours = np.array(seaborn.husl_palette(len(kinds), s=0.8, l=0.55))
+        shuffled = np.random.default_rng(0).permutation(len(kinds))  # neighbours by number are no neighbours by colour
+        axes.scatter(
+            points[:, 0], points[:, 1], c=colours[shuffled[np.searchsorted(kinds, value)]], s=9, linewidths=0,
+            alpha=0.85,
+        )  # fmt: skip
+        axes.set_title(f"a colour for each: {textwrap.fill(value_name, 50)}", fontsize=8)
+    else:
+        drawn = axes.scatter(points[:, 0], points[:, 1], c=value, cmap="viridis", s=9, linewidths=0, alpha=0.85)
+        figure.colorbar(drawn, ax=axes, label=textwrap.fill(value_name, 40))
     first, second = (f"{name} component ({100 * s:.0f} %)" for name, s in zip(("1st", "2nd"), shares, strict=True))
     axes.set(xlabel=first, ylabel=second, aspect="equal")
     axes.set_adjustable("datalim")

@@ -33,12 +33,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WINDOW_EPISODES = 10
-Cost = Literal["env_steps", "seconds"]
+Cost = Literal["env_steps", "seconds", "minutes"]
 COSTS: Mapping[Cost, tuple[str, str]] = {
     "env_steps": ("env_steps per target task", "env_steps (of the simulator) taken on a target task, mean over tasks"),
     "seconds": (
         "seconds of the last stage",
         "wall-clock seconds of the stage that learns the target tasks, until all of them had so many episodes",
+    ),
+    "minutes": (
+        "minutes from nothing",
+        "minutes from nothing: those seconds after the wall time of all stages before (data, skills, meta-training)",
     ),
 }
 """(label of the axis, words of the caption)"""
@@ -79,13 +83,21 @@ def cost_figures(inputs: ReportInputs) -> Made[ReportFigure]:
 
 def cost_curve(runs: tuple[LoadedRun, ...], cost: Cost) -> CostCurve | None:
     """As far as every run goes; None where a run has fewer than ``WINDOW_EPISODES`` episodes."""
-    lines = [_run_line(run.rows, cost) for run in runs]
+    lines = [_run_line_from_nothing(run) if cost == "minutes" else _run_line(run.rows, cost) for run in runs]
     if not lines or any(line is None for line in lines):
         return None
     known = [line for line in lines if line is not None]
     grid = np.linspace(max(costs[0] for costs, _ in known), min(costs[-1] for costs, _ in known), _POINTS)
     scores = np.array([np.interp(grid, costs, values) for costs, values in known])
     return CostCurve(grid, scores.min(axis=0), scores.mean(axis=0), scores.max(axis=0))
+
+
+def _run_line_from_nothing(run: LoadedRun) -> tuple[FloatArray, FloatArray] | None:
+    line = _run_line(run.rows, "seconds")
+    before = [stage.get("seconds") for stage in run.record.get("stages", ())[:-1]]
+    if line is None or None in before:
+        return None
+    return (line[0] + sum(before)) / 60, line[1]
 
 
 def _run_line(rows: pd.DataFrame, cost: Cost) -> tuple[FloatArray, FloatArray] | None:
@@ -112,8 +124,8 @@ def _cost_figure(
     caption = (
         f"Mean {noun} of the last {WINDOW_EPISODES} episodes of each target task against what they cost: "
         f"{'; '.join(words for _, words in COSTS.values())}. Line: mean of the runs, as far as all of them go; band: "
-        f"lowest to highest run. What came before (offline data, skills, meta-training) is not counted here: see the "
-        f"table of costs. Seconds depend on the machine. {runs_text(groups)}."
+        f"lowest to highest run. A stage that algorithms share counts in each. Seconds depend on "
+        f"the machine. {runs_text(groups)}."
     )
     alt = f"Line plots for {env}, {preset}, y: {noun}. " + "; ".join(
         f"{label} ends at {curve.mean[-1]:.2f} after {curve.cost[-1]:,.0f} {cost}"

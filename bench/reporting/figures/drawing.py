@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
 from bench.lookup import find_task_distribution
-from bench.statistics.bootstrap import CONFIDENCE
 from bench.statistics.coverage import coverage_warning
 from bench.statistics.episodes import EpisodeReturns
+from bench.statistics.intervals import CONFIDENCE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from bench.errors import UserError
 from bench.lookup import find_task_distribution
 from bench.reporting.figures.drawing import (
     INTERVAL,
-    counted,
     new_panels,
     notes_text,
     runs_text,
@@ -31,12 +31,13 @@ from bench.reporting.palette import Look, algorithm_of, in_order, looks
 from bench.results import exploration_episodes
 from bench.statistics.curves import EfficiencyCurve, efficiency_curve
 from bench.statistics.episodes import EpisodeReturns
+from bench.statistics.intervals import MIN_RUNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BINS = ((60, 10), (30, 5), (10, 2), (0, 1))
+_BINS = ((60, 10), (20, 5), (10, 2), (0, 1))
 """(at least so many episodes, episodes per bin). All divide 20, so a bin never reaches across the exploration's end."""
 NO_INTERVAL = "one seed: no interval"
 _MARKS = 12
@@ -53,8 +54,8 @@ class LearningPanel:
     """One line each, in the order of the legend."""
     curves: Mapping[str, EfficiencyCurve]
     """By label."""
-    exploration: tuple[int, ...]
-    """Numbers of exploration episodes of these runs, without 0."""
+    exploration: Mapping[str, int]
+    """Exploration episodes by label, of those that have any."""
     published: pd.DataFrame
     """Published curves of these algorithms here, as far as the episodes go."""
 
@@ -75,7 +76,9 @@ def learning_panel(
     groups = tuple(cut(chosen[label], first_episodes) for label in in_order(list(chosen)))
     episodes = max(group.returns.shape[2] for group in groups)
     bin_episodes = bin_width(episodes)
-    explored = {exploration_episodes(run.rows) for group in groups for run in inputs.runs_of(group)} - {0}
+    explored = {
+        group.label: max(exploration_episodes(run.rows) for run in inputs.runs_of(group)) for group in groups
+    }  # fmt: skip
     names = {algorithm_of(group.label) for group in groups}
     published = inputs.published
     published = published[
@@ -86,7 +89,7 @@ def learning_panel(
     return LearningPanel(
         env, preset, groups,
         {group.label: efficiency_curve(group, min(bin_episodes, group.returns.shape[2]), "mean") for group in groups},
-        tuple(sorted(number for number in explored if number < episodes)), published,
+        {label: number for label, number in explored.items() if 0 < number < episodes}, published,
     )  # fmt: skip
 
 
@@ -108,6 +111,8 @@ def learning_figure(name: str, title: str, panels: Sequence[LearningPanel]) -> R
     band = NO_INTERVAL if single else f"band: {INTERVAL} interval over seeds, of each bin"
     nouns = " and ".join(dict.fromkeys(score_noun(panel.env) for panel in panels))
     marked = any(panel.exploration for panel in panels)
+    names_of_explorers = ", ".join(dict.fromkeys(label for panel in panels for label in panel.exploration))
+    few = any(len(group.seeds) < MIN_RUNS for group in groups)
     published = any(len(panel.published) for panel in panels)
     notes = [
         f"{panel.env}, {label}: {note}"
@@ -118,7 +123,8 @@ def learning_figure(name: str, title: str, panels: Sequence[LearningPanel]) -> R
     caption = (
         f"Mean return ({nouns}) of the training episodes on the target tasks, in bins of "
         f"{' or '.join(map(str, widths))} episode{'' if widths == [1] else 's'}; {band}. "
-        f"{'Dotted: end of the exploration episodes. ' if marked else ''}"
+        f"{f'Shaded: {names_of_explorers} explore and do not learn on the task yet. ' if marked else ''}"
+        f"{'Thin and dotted: fewer than three seeds. ' if few else ''}"
         f"{'Dashed: the curves of the paper, mean of 3 seeds. ' if published else ''}"
         f"{' '.join(f'{panel.env}, {panel.preset}: {runs_text(panel.groups)}.' for panel in panels)}"
         f"{notes_text(notes)}{seeds_warning(groups)}"
@@ -159,20 +165,22 @@ def _draw_panel(axes: Axes, panel: LearningPanel, look: Mapping[str, Look]) -> N
 
     for group in panel.groups:
         curve, own = panel.curves[group.label], look[group.label]
-        seeds = counted(len(group.seeds), "seed")
         episodes = curve.starts + (curve.bin_episodes - 1) / 2
-        axes.plot(
-            episodes, curve.point, color=own.colour, linestyle=own.line_style, marker=own.marker, markersize=4,
-            markevery=max(1, len(episodes) // _MARKS), linewidth=1.6, label=f"{group.label} ({seeds})",
-        )  # fmt: skip
+        explored = panel.exploration.get(group.label, 0)
+        for part, place in _parts(curve, explored):
+            axes.plot(
+                episodes[part], curve.point[part], color=own.colour, marker=own.marker,
+                markevery=max(1, len(episodes) // _MARKS), label=group.label if place == 0 else "_later",
+                **line_kind(len(group.seeds), own),
+            )  # fmt: skip
         axes.fill_between(episodes, curve.low, curve.high, color=own.colour, alpha=0.18, linewidth=0)
     for algorithm, part in panel.published.groupby("algorithm"):
         label = next(label for label in look if algorithm_of(label) == str(algorithm).lower())
         axes.plot(part["episode"], part["mean"], "--", color=look[label].colour, linewidth=1.1, label="_paper")
     if len(panel.published):
         axes.plot([], [], "--", color="0.35", linewidth=1.1, label="in the paper")
-    for explored in panel.exploration:
-        axes.axvline(explored, color="0.4", linestyle=":", linewidth=1.0)
+    if panel.exploration:
+        axes.axvspan(0, max(panel.exploration.values()), color="0.5", alpha=0.12, linewidth=0, zorder=0)
     set_score_axis(axes, panel.groups[0])
     axes.set(
         xlabel="target-task episode",
@@ -181,6 +189,19 @@ def _draw_panel(axes: Axes, panel: LearningPanel, look: Mapping[str, Look]) -> N
     axes.set_title(panel_title(panel.env, panel.preset), fontsize="medium")
     axes.set_xlim(0, max(group.returns.shape[2] for group in panel.groups))
     tidy(axes)
+
+
+def _parts(curve: EfficiencyCurve, explored: int) -> list[tuple[slice, int]]:
+    """A line is broken where exploration ends: nothing was learned on the task before, so nothing leads across."""
+    at = int(np.searchsorted(curve.starts, explored)) if explored else 0
+    return [(slice(0, at), 0), (slice(at, None), 1)] if 0 < at < len(curve.starts) else [(slice(0, None), 0)]
+
+
+def line_kind(seeds: int, look: Look) -> dict[str, Any]:
+    """How a line of so many seeds is drawn: thin and dotted, where they are too few for a band."""
+    if seeds < MIN_RUNS:
+        return {"linestyle": ":", "linewidth": 1.0, "markersize": 3}
+    return {"linestyle": look.line_style, "linewidth": 1.6, "markersize": 4}
 
 
 def panel_title(env: str, preset: str) -> str:

@@ -28,10 +28,9 @@ from bench.reporting.figures.learning import bin_width, panel_title
 from bench.reporting.model import LoadedRun, ReportFigure, ReportInputs
 from bench.reporting.palette import in_order, looks
 from bench.statistics.aggregates import mean
-from bench.statistics.bootstrap import bootstrap, percentile_interval, why_no_interval
 from bench.statistics.curves import EfficiencyCurve
 from bench.statistics.episodes import EpisodeReturns, FloatArray, score_range_of
-from bench.statistics.improvement import CURVE_REPLICATES
+from bench.statistics.intervals import MIN_RUNS, estimate_over_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,30 +76,46 @@ def meta_panel(inputs: ReportInputs, env: str, preset: str, labels: Sequence[str
     ]
     curves: dict[tuple[str, str], EfficiencyCurve] = {}
     groups = []
-    for label in in_order([run.label for run in chosen]):
-        # A run that ends with meta-training and one that goes on share the stage where their seed is the same.
-        runs = list({run.seed: run for run in chosen if run.label == label}.values())
+    for label, runs in _by_artefact(chosen):
         own = {(label, phase): curve for phase in (POSTERIOR, PRIOR) if (curve := meta_curve(runs, phase)) is not None}
         if own:
             curves |= own
-            groups.append(_group(runs))
+            groups.append(_group(label, runs))
     return MetaPanel(env, preset, tuple(groups), curves) if groups else None
 
 
-def _group(runs: Sequence[LoadedRun]) -> EpisodeReturns:
-    """Names and seeds of these runs, with their training tasks; without any returns."""
+def _by_artefact(chosen: Sequence[LoadedRun]) -> list[tuple[str, list[LoadedRun]]]:
+    """Labels and their runs, each seed once; algorithms that share their meta-training are one, by all their names."""
+    found: dict[frozenset[str], tuple[list[str], list[LoadedRun]]] = {}
+    for label in in_order([run.label for run in chosen]):
+        # A run that ends with meta-training and one that goes on share the stage where their seed is the same.
+        runs = list({run.seed: run for run in chosen if run.label == label}.values())
+        stages = {stage for run in runs for stage in _meta_stages(run)}
+        found.setdefault(frozenset(stages) or frozenset([label]), ([], runs))[0].append(label)
+    return [(" = ".join(labels), runs) for labels, runs in found.values()]
+
+
+def _meta_stages(run: LoadedRun) -> list[str]:
+    """Artefacts of the run's stages that have episodes of meta-training."""
+    if "stage" not in run.rows:
+        return []
+    names = set(run.rows.loc[run.rows["phase"].isin([PRIOR, POSTERIOR]), "stage"].unique())
+    stages = run.record.get("stages", ())
+    return [str(stage["artefact"]) for stage in stages if stage["name"] in names and stage.get("artefact")]
+
+
+def _group(label: str, runs: Sequence[LoadedRun]) -> EpisodeReturns:
+    """Seeds of these runs, with their training tasks; without any returns."""
     first = runs[0]
     seen = [_phase_rows(run, phase)["task"] for run in runs for phase in (PRIOR, POSTERIOR)]
     tasks = tuple(map(int, np.unique(np.concatenate(seen))))
     return EpisodeReturns(
-        first.label, first.env, first.preset, tuple(run.seed for run in runs), tasks, tuple(map(str, tasks)),
+        label, first.env, first.preset, tuple(run.seed for run in runs), tasks, tuple(map(str, tasks)),
         np.empty((len(runs), len(tasks), 0)), score_range_of(first.env), tuple(str(run.folder) for run in runs),
     )  # fmt: skip
 
 
-def meta_curve(
-    runs: Sequence[LoadedRun], phase: str, replicates: int = CURVE_REPLICATES, seed: int = 0
-) -> EfficiencyCurve | None:
+def meta_curve(runs: Sequence[LoadedRun], phase: str) -> EfficiencyCurve | None:
     """Mean over training tasks of the mean return of this phase's episodes in each bin; None where it has none.
 
     Bins are of a task's episode numbers, which count the episodes of both phases.
@@ -116,11 +131,9 @@ def meta_curve(
         scores = scores[~np.isnan(scores).all(axis=1)][:, ~np.isnan(scores).all(axis=0)]
         if not scores.size:
             continue
-        low = high = float("nan")
-        if why_no_interval(scores) is None:
-            drawn = bootstrap(scores, mean, replicates, np.random.default_rng(seed))
-            low, high = (float(end) for end in percentile_interval(drawn))
-        points.append((place * width, float(mean(scores)), low, high))
+        estimate = estimate_over_runs(scores, mean, score_range_of(runs[0].env) or (None, None))
+        low, high = (float("nan") if end is None else end for end in (estimate.low, estimate.high))
+        points.append((place * width, estimate.point, low, high))
         counts.append(scores.shape)
     starts, point, lows, highs = np.array(points, dtype=float).reshape(-1, 4).T
     seeds, tasks = np.array(counts, dtype=np.int64).reshape(-1, 2).T
@@ -160,7 +173,8 @@ def meta_figure(name: str, title: str, panels: Sequence[MetaPanel]) -> ReportFig
     caption = (
         f"Mean return ({' and '.join(dict.fromkeys(score_noun(panel.env) for panel in panels))}) on the training tasks "
         f"during meta-training, by a task's episode number, in bins of {' or '.join(map(str, widths))}. Solid: "
-        f"episodes after the task was inferred or adapted to (posterior), {band}; dotted: episodes before (prior). "
+        f"episodes after the task was inferred or adapted to (posterior), {band}, thin where seeds are few; "
+        "dotted: episodes before (prior). "
         f"{' '.join(f'{panel.env}, {panel.preset}: {_trained_text(panel)}.' for panel in panels)}"
         f"{notes_text(notes)}{seeds_warning(groups)}"
     )
@@ -169,7 +183,7 @@ def meta_figure(name: str, title: str, panels: Sequence[MetaPanel]) -> ReportFig
         for panel in panels
         if (label := panel.outlasting) is not None
     ]
-    caption += "".join(f" Dashed: {level}." for level in levels)
+    caption += "".join(f" Dash-dotted: {level}." for level in levels)
     alt = "Line plot, x: episode of a training task, y: " + "; ".join(
         f"{score_noun(panel.env)} on {panel.env}: "
         + ", ".join(
@@ -197,19 +211,20 @@ def draw_meta_training(panels: Sequence[MetaPanel]) -> Figure:
     figure, all_axes = new_panels(len(panels), width=5.6 if len(panels) == 1 else 4.6, height=3.9)
     look = looks([group.label for panel in panels for group in panel.groups])
     for axes, panel in zip(all_axes, panels, strict=True):
-        seeds = {group.label: counted(len(group.seeds), "seed") for group in panel.groups}
+        seeds = {group.label: len(group.seeds) for group in panel.groups}
         for (label, phase), curve in panel.curves.items():
             own = look[label]
             if label == panel.outlasting:
                 if phase == POSTERIOR:
-                    text = f"{label} ({seeds[label]}), in the end"
-                    axes.axhline(panel.final_level(label), color=own.colour, linestyle="--", linewidth=1.6, label=text)
+                    text = f"{label}, in the end"
+                    axes.axhline(panel.final_level(label), color=own.colour, linestyle="-.", linewidth=1.4, label=text)
                 continue
             episodes = curve.starts + (curve.bin_episodes - 1) / 2
             if phase == POSTERIOR:
                 axes.plot(
-                    episodes, curve.point, color=own.colour, linestyle=own.line_style, marker=own.marker, markersize=4,
-                    markevery=max(1, len(episodes) // _MARKS), linewidth=1.6, label=f"{label} ({seeds[label]})",
+                    episodes, curve.point, color=own.colour, marker=own.marker, linestyle=own.line_style,
+                    linewidth=1.6 if seeds[label] >= MIN_RUNS else 1.0, markersize=4 if seeds[label] >= MIN_RUNS else 3,
+                    markevery=max(1, len(episodes) // _MARKS), label=label,
                 )  # fmt: skip
                 axes.fill_between(episodes, curve.low, curve.high, color=own.colour, alpha=0.18, linewidth=0)
             else:

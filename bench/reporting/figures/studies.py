@@ -13,7 +13,7 @@ from bench.reporting.figures.learning import learning_figure, learning_panel
 from bench.reporting.figures.meta_training import meta_figure, meta_panel
 from bench.reporting.model import Made, ReportFigure, ReportInputs
 from bench.reporting.palette import in_order
-from bench.statistics.episodes import run_label
+from bench.results import run_label
 from bench.sweep_file import FEW_EPISODES, LEARNING, META_TRAINING, SweepSpec, load_sweep, shipped_sweeps
 
 FIRST_EPISODES = 20
@@ -54,7 +54,8 @@ def other_meta_training_figures(inputs: ReportInputs) -> Made[ReportFigure]:
     for env, preset in sorted({(run.env, run.preset) for run in inputs.runs}):
         panel = meta_panel(inputs, env, preset)
         trained = trained or panel is not None
-        if panel is not None and any((env, preset, group.label) not in shown for group in panel.groups):
+        labels = [] if panel is None else [label for group in panel.groups for label in group.label.split(" = ")]
+        if panel is not None and any((env, preset, label) not in shown for label in labels):
             title = f"Meta-training on {env}, preset {preset}"
             figures.append(meta_figure(file_name("meta-training", env, preset), title, [panel]))
     missing = () if trained else ("meta-training curves: no run has episodes of meta-training",)
@@ -98,7 +99,7 @@ def _figure(inputs: ReportInputs, spec: SweepSpec, preset: str) -> Iterator[Repo
     name, title = file_name(spec.name, preset), f"{spec.title} ({spec.name}, preset {preset})"
     if meta:
         metas = [panel for env in envs if (panel := meta_panel(inputs, env, preset, wanted[env])) is not None]
-        drawn = {(panel.env, group.label) for panel in metas for group in panel.groups}
+        drawn = {(p.env, label) for p in metas for group in p.groups for label in group.label.split(" = ")}
         figure = meta_figure(name, title, metas) if metas else None
     else:
         first = FIRST_EPISODES if spec.picture == FEW_EPISODES else None
@@ -113,4 +114,6 @@ def _figure(inputs: ReportInputs, spec: SweepSpec, preset: str) -> Iterator[Repo
         if (labels := [label for label in in_order(all_labels) if (env, label) not in drawn])
     ]
     caption = f"{figure.caption} Not run yet: {'; '.join(absent)}." if absent else figure.caption
-    yield replace(figure, caption=caption)
+    some = sorted({env for env, _ in drawn}, key=list(wanted).index)
+    part = f"; {len(some)} of its {len(wanted)} task distributions" if len(some) < len(wanted) else ""
+    yield replace(figure, caption=caption, title=f"{figure.title}{part}")

@@ -26,8 +26,8 @@ from bench.reporting.model import Made, ReportFigure, ReportInputs
 from bench.reporting.palette import in_order, looks
 from bench.results import WINDOWS
 from bench.statistics.aggregates import aggregate
-from bench.statistics.bootstrap import Estimate
 from bench.statistics.episodes import EpisodeReturns
+from bench.statistics.intervals import Estimate
 from bench.statistics.scores import window_scores
 from envs.core import TaskDistribution
 from envs.registry import task_distribution_names

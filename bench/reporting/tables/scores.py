@@ -8,17 +8,17 @@ from bench.reporting.figures.drawing import INTERVAL, file_name, notes_text, sco
 from bench.reporting.model import Column, Made, ReportInputs, ReportTable, Value
 from bench.reporting.palette import algorithm_of, in_order
 from bench.statistics.aggregates import aggregate
-from bench.statistics.bootstrap import Estimate
 from bench.statistics.episodes import EpisodeReturns
+from bench.statistics.intervals import Estimate
 from bench.statistics.scores import window_scores
 
 EPISODES = (20, 50, 100, 200, 500)
 WINDOW_EPISODES = 10
 """A score after E episodes is the mean return of the last ten: no window reaches across the end of exploration, 20."""
 _COLUMNS = (
-    Column("algorithm"), Column("episodes"), Column("mean", decimals=2), Column("low", decimals=2),
-    Column("high", decimals=2), Column("IQM", decimals=2), Column("IQM low", decimals=2),
-    Column("IQM high", decimals=2), Column("seeds", decimals=0), Column("tasks", decimals=0),
+    Column("algorithm"), Column("episodes"), Column("mean", decimals=2), Column("mean, low", decimals=2),
+    Column("mean, high", decimals=2), Column("IQM", decimals=2), Column("IQM, low", decimals=2),
+    Column("IQM, high", decimals=2), Column("seeds", decimals=0), Column("tasks", decimals=0),
     Column("paper", decimals=2), Column("mean - paper", decimals=2),
 )  # fmt: skip
 
@@ -37,7 +37,7 @@ def score_tables(inputs: ReportInputs) -> Made[ReportTable]:
         published = any(row[-1] is not None for row in rows)
         caption = (
             f"Mean and IQM over tasks and seeds of the {noun} in the {WINDOW_EPISODES} training episodes up to the "
-            f"episode named, with {INTERVAL} stratified-bootstrap intervals (low, high)."
+            f"episode named, with {INTERVAL} intervals over runs (low, high)."
             f"{' Paper: mean of the points of its curve in the same episodes.' if published else ''}"
             f"{notes_text(notes)}{seeds_warning(groups)}"
         )
