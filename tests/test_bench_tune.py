@@ -184,7 +184,7 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(tmp_path: Path, environ
         (["--algo", "toy", "--env", "toy-line", "--trials", "0"], "expected a whole number from 1"),
         (["--algo", "toy", "--env", "toy-line", "--adapt.aim", "0.5"], "nothing is left to tune for toy: adapt.aim"),
         (["--algo", "toy", "--env", "toy-line", "--adapt.aims", "0.5"], "unknown field 'adapt.aims'"),
-        (["--algo", "toy", "--env", "toy-line", "--executor", "slurm", "--profile", "none"], "unknown cluster profile"),
+        (["--algo", "toy", "--env", "toy-line", "--executor", "slurm", "--profile", "none"], "unknown profile 'none'"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_in_one_line(
