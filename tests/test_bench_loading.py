@@ -65,26 +65,28 @@ def cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
 
+NAMED = "FOLDER"
+"""Stands for the folder of the run in what is said of it."""
 BAD: dict[str, tuple[Change, str]] = {
     "a truncated table": (cut, "cannot be read: "),
     "an empty table file": (text("episodes.parquet", ""), "cannot be read: "),
     "no table": (lambda folder: (folder / "episodes.parquet").unlink(), "cannot be read: "),
     "a truncated record": (text("run.json", '{"run": "x"'), "cannot be read: "),
     "a record that is a list": (text("run.json", "[1]"), "cannot be read: "),
-    "no seed": (record(seed=None), "run.json: seed is missing"),
-    "a seed in words": (record(seed="one"), "run.json: seed is 'one', expected a whole number from 0 on"),
+    "no seed": (record(seed=None), f"cannot be read: {NAMED}/run.json does not hold what it should: the field 'seed' is missing;"),
+    "a seed in words": (record(seed="one"), f"cannot be read: {NAMED}/run.json does not hold what it should: seed: expected a whole number, got 'one';"),
     "a negative seed": (record(seed=-1), "run.json: seed is -1, expected a whole number from 0 on"),
-    "no algorithm": (record(algo=None), "run.json: algo is missing"),
+    "no algorithm": (record(algo=None), f"cannot be read: {NAMED}/run.json does not hold what it should: the field 'algo' is missing;"),
     "a run that goes on": (record(status="running"), "running"),
-    "no return": (rows(lambda t: t.drop(columns="return")), "its rows lack the column 'return'"),
-    "no phase": (rows(lambda t: t.drop(columns="phase")), "its rows lack the column 'phase'"),
-    "returns in words": (rows(lambda t: t.assign(**{"return": "high"})), "the column 'return' holds object, expected"),
+    "no return": (rows(lambda t: t.drop(columns="return")), f"cannot be read: {NAMED}/episodes.parquet cannot be read: it has no column 'return'"),
+    "no phase": (rows(lambda t: t.drop(columns="phase")), f"cannot be read: {NAMED}/episodes.parquet cannot be read: it has no column 'phase'"),
+    "returns in words": (rows(lambda t: t.assign(**{"return": "high"})), f"cannot be read: {NAMED}/episodes.parquet cannot be read: its column 'return' holds object, expected"),
     "a NaN": (cell("return", float("nan")), "1 return is not finite, the first in task task-0, episode 5"),
     "infinity": (cell("return", float("inf")), "1 return is not finite, the first in task task-0, episode 5"),
     "a score above the range": (cell("return", 50.0), "1 return is outside 0 to 1, the first 50 in task task-0, epis"),
     "a score below the range": (cell("return", -0.5), "1 return is outside 0 to 1, the first -0.5 in task task-0, ep"),
     "an episode -1": (cell("episode", -1), "episode -1 is no whole number from 0 on"),
-    "half an episode": (cell("episode", 5.5), "episode 5.5 is no whole number from 0 on"),
+    "half an episode": (cell("episode", 5.5), f"cannot be read: {NAMED}/episodes.parquet cannot be read: its column 'episode' holds float64, expected int64"),
     "an episode twice": (cell("episode", 4), "task task-0, episode 4 comes twice"),
     "duplicate rows": (rows(lambda t: pd.concat([t, t.tail(3)], ignore_index=True)), "task task-2, episode 37 comes"),
     "a missing episode": (rows(lambda t: t.drop(index=7)), "task 0 lacks episode 7"),
@@ -142,6 +144,7 @@ def test_every_reader_leaves_a_bad_run_out_and_says_why(
     change, reason = BAD[kind]
     study(tmp_path / "runs")
     bad = tmp_path / "runs" / "c-bad"
+    reason = reason.replace(NAMED, str(bad))
     write_run(bad, [0.5, 0.6, 0.7], 40, algo="a", env="toy-line", seed=7)
     change(bad)
     outcomes = {name: bench(*arguments(tmp_path)) for name, arguments in COMMANDS.items()}
@@ -157,6 +160,7 @@ def test_the_report_leaves_it_out_in_the_same_words(kind: str, tmp_path: Path, b
     change, reason = BAD[kind]
     study(tmp_path / "runs")
     bad = tmp_path / "runs" / "c-bad"
+    reason = reason.replace(NAMED, str(bad))
     write_run(bad, [0.5, 0.6, 0.7], 40, algo="a", env="toy-line", seed=7)
     change(bad)
     outcome = bench("report", tmp_path / "runs", "-o", tmp_path / "report")

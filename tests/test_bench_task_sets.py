@@ -65,7 +65,8 @@ def test_show_and_board_name_the_tasks(out: Path, bench: Bench) -> None:
 
 def test_no_result_holds_them_and_one_line_says_so(out: Path, bench: Bench, tmp_path: Path) -> None:
     table, left_out = summarise([out])
-    assert left_out == [LEFT_OUT.removeprefix("left out: ")] and set(table["n_tasks"]) == {3}
+    (validation,) = left_out
+    assert validation.expected and validation.reason in LEFT_OUT and set(table["n_tasks"]) == {3}
     loaded = load_episodes([out])
     assert [group.runs for group in loaded.groups] == [(str(out / "toy-toy-line-smoke-s0"),)]
     for command in (

@@ -69,7 +69,7 @@ def test_failed_and_nan_runs_are_named_and_no_figure_sees_them(tmp_path: Path) -
     assert [run.folder.name for run in inputs.runs] == ["good"]
     assert {Path(run.run).name: run.reason for run in inputs.excluded} == {
         "failed": "failed: boom",
-        "nan": "20 returns are not finite numbers, the first in task task-0, episode 0",
+        "nan": "20 returns are not finite, the first in task task-0, episode 0",
     }
     assert [inputs.runs_of(group) for group in inputs.groups] == [inputs.runs]
 

@@ -6,6 +6,7 @@ tasks and gaps, ties as few episodes give them, runs that end early.
 
 from __future__ import annotations
 
+import csv
 import json
 from itertools import combinations
 from pathlib import Path
@@ -100,8 +101,8 @@ def test_the_commands_agree_on_folders(seed: int, tmp_path: Path, bench: Bench) 
             name = f"{algo}{run}"
             write_run(tmp_path / "runs" / name, list(scores), 40, algo=algo, env="toy-line", seed=run)
     assert bench("report", tmp_path / "runs", "-o", tmp_path / "report").code == 0
-    lines = (tmp_path / "report" / "tables" / "comparisons-toy-line-quick.csv").read_text().splitlines()
-    report = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    with (tmp_path / "report" / "tables" / "comparisons-toy-line-quick.csv").open(newline="") as file:
+        report = list(csv.DictReader(file))
     assert len(report) == 3
     for row in report:
         content = json.loads(bench("compare", row["A"], row["B"], "--results", tmp_path / "runs", "--json").out)
