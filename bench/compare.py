@@ -38,7 +38,9 @@ class PairResult:
     @property
     def shown(self) -> list[Comparison]:
         """All of them; the widest, an area, last."""
-        return sorted((*self.decided, *self.described), key=lambda c: (_is_area(c), c.start, c.stop))
+        return sorted(
+            (*self.decided, *self.described), key=lambda c: (c not in self.decided and _is_area(c), c.start, c.stop)
+        )
 
 
 def _is_area(c: Comparison) -> bool:

@@ -67,26 +67,30 @@ def cut(folder: Path) -> None:
 
 NAMED = "FOLDER"
 """Stands for the folder of the run in what is said of it."""
+RECORD = f"cannot be read: {NAMED}/run.json does not hold what it should: "
+TABLE = f"cannot be read: {NAMED}/episodes.parquet cannot be read: "
 BAD: dict[str, tuple[Change, str]] = {
     "a truncated table": (cut, "cannot be read: "),
     "an empty table file": (text("episodes.parquet", ""), "cannot be read: "),
     "no table": (lambda folder: (folder / "episodes.parquet").unlink(), "cannot be read: "),
     "a truncated record": (text("run.json", '{"run": "x"'), "cannot be read: "),
     "a record that is a list": (text("run.json", "[1]"), "cannot be read: "),
-    "no seed": (record(seed=None), f"cannot be read: {NAMED}/run.json does not hold what it should: the field 'seed' is missing;"),
-    "a seed in words": (record(seed="one"), f"cannot be read: {NAMED}/run.json does not hold what it should: seed: expected a whole number, got 'one';"),
+    "no seed": (record(seed=None), RECORD + "the field 'seed' is missing;"),
+    "a seed in words": (record(seed="one"), RECORD + "seed: expected a whole number, got 'one';"),
     "a negative seed": (record(seed=-1), "run.json: seed is -1, expected a whole number from 0 on"),
-    "no algorithm": (record(algo=None), f"cannot be read: {NAMED}/run.json does not hold what it should: the field 'algo' is missing;"),
+    "no algorithm": (record(algo=None), RECORD + "the field 'algo' is missing;"),
     "a run that goes on": (record(status="running"), "running"),
-    "no return": (rows(lambda t: t.drop(columns="return")), f"cannot be read: {NAMED}/episodes.parquet cannot be read: it has no column 'return'"),
-    "no phase": (rows(lambda t: t.drop(columns="phase")), f"cannot be read: {NAMED}/episodes.parquet cannot be read: it has no column 'phase'"),
-    "returns in words": (rows(lambda t: t.assign(**{"return": "high"})), f"cannot be read: {NAMED}/episodes.parquet cannot be read: its column 'return' holds object, expected"),
+    "no return": (rows(lambda t: t.drop(columns="return")), TABLE + "it has no column 'return'"),
+    "no phase": (rows(lambda t: t.drop(columns="phase")), TABLE + "it has no column 'phase'"),
+    "returns in words": (
+        rows(lambda t: t.assign(**{"return": "high"})), TABLE + "its column 'return' holds object, expected",
+    ),
     "a NaN": (cell("return", float("nan")), "1 return is not finite, the first in task task-0, episode 5"),
     "infinity": (cell("return", float("inf")), "1 return is not finite, the first in task task-0, episode 5"),
     "a score above the range": (cell("return", 50.0), "1 return is outside 0 to 1, the first 50 in task task-0, epis"),
     "a score below the range": (cell("return", -0.5), "1 return is outside 0 to 1, the first -0.5 in task task-0, ep"),
     "an episode -1": (cell("episode", -1), "episode -1 is no whole number from 0 on"),
-    "half an episode": (cell("episode", 5.5), f"cannot be read: {NAMED}/episodes.parquet cannot be read: its column 'episode' holds float64, expected int64"),
+    "half an episode": (cell("episode", 5.5), TABLE + "its column 'episode' holds float64, expected int64"),
     "an episode twice": (cell("episode", 4), "task task-0, episode 4 comes twice"),
     "duplicate rows": (rows(lambda t: pd.concat([t, t.tail(3)], ignore_index=True)), "task task-2, episode 37 comes"),
     "a missing episode": (rows(lambda t: t.drop(index=7)), "task 0 lacks episode 7"),
