@@ -6,11 +6,13 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError, unknown_name
 from bench.fields import check_range, describe_type, flatten, leaf_types, normalise, parse_text, replace_values
-from envs.core import TaskDistribution
+
+if TYPE_CHECKING:
+    from envs.core import TaskDistribution
 
 _FLAG = re.compile(r"--([A-Za-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+)=(.*)", re.DOTALL)

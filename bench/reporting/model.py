@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from bench.errors import StorageError
+from bench.files import read_json
 from bench.statistics.episodes import EpisodeReturns, Excluded
 from bench.store import ARTEFACTS_FOLDER, ArtefactStore, stage_file_name
 from bench.tables import csv_cell
@@ -76,11 +77,12 @@ class LoadedRun:
         """
         if "manifest" in stage:
             return cast(Mapping[str, Any], stage["manifest"]["key"])
+        manifest = ArtefactStore(self.folder.parent / ARTEFACTS_FOLDER).folder(stage["artefact"]) / MANIFEST
         try:
-            store = ArtefactStore(self.folder.parent / ARTEFACTS_FOLDER)
-            return cast(Mapping[str, Any], store.manifest(stage["artefact"])["key"])
+            key = read_json(manifest).get("key")
         except StorageError:
             return None
+        return key if isinstance(key, Mapping) else None
 
 
 @dataclass(frozen=True)
