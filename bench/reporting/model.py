@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from bench.errors import StorageError
 from bench.files import read_json
 from bench.statistics.episodes import EpisodeReturns, Excluded
-from bench.store import ARTEFACTS_FOLDER, ArtefactStore, stage_file_name
+from bench.store import ARTEFACTS_FOLDER, MANIFEST, ArtefactStore, stage_file_name
 from bench.tables import csv_cell
 
 if TYPE_CHECKING:
