@@ -27,6 +27,8 @@ from bench.store import ARTEFACTS_FOLDER, MANIFEST, ArtefactStore, read_failure
 
 DONE_CODE, FAILED_CODE = 0, 1
 _LOOK_SECONDS = 1.0
+_GONE_SECONDS = 10.0
+"""For so long a record that says ``running`` may be an old one, seen late."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,13 @@ class _Inputs:
     def await_all(self, names: Iterable[str]) -> None:
         """Return when all are there. Raises ``UserError`` when one is not, in time or because it has failed."""
         wanted = list(names)
-        give_up_at = time.monotonic() + self.patience_seconds
+        began = time.monotonic()
         while missing := [name for name in wanted if not self._is_there(name)]:
-            if time.monotonic() >= give_up_at or self.stop.requested or any(map(self._has_failed, missing)):
+            waited = time.monotonic() - began
+            hopeless = any(
+                self._has_failed(name) or (waited > _GONE_SECONDS and self._is_gone(name)) for name in missing
+            )
+            if waited >= self.patience_seconds or self.stop.requested or hopeless:
                 lacking = ", ".join(missing)
                 raise UserError(f"{self.request.node} cannot be computed: {lacking} is not in {self.store.root}")
             time.sleep(_LOOK_SECONDS)
@@ -199,6 +205,11 @@ class _Inputs:
     def _has_failed(self, name: str) -> bool:
         record = read_record(self.records, name)
         return record is not None and record.status in (FAILED, INTERRUPTED)
+
+    def _is_gone(self, name: str) -> bool:
+        """Whether it was begun and nobody is at work on it: its process was killed."""
+        record = read_record(self.records, name)
+        return record is not None and record.status == RUNNING and lock_holder(self.store.lock_path(name)) is None
 
 
 def _stage_traceback(request: NodeRequest, options: RunOptions) -> str:
