@@ -183,16 +183,18 @@ class _Inputs:
     patience_seconds: float
 
     def await_all(self, names: Iterable[str]) -> None:
-        """Return when all are there. Raises ``UserError`` when one is not, in time or because it has failed."""
+        """Return when all are there.
+
+        Raises ``UserError`` when one is not, in time or because it has failed, ``InterruptedRunError`` on a signal.
+        """
         wanted = list(names)
         began = time.monotonic()
         while missing := [name for name in wanted if not self._is_there(name)]:
-            waited = time.monotonic() - began
-            hopeless = any(
-                self._has_failed(name) or (waited > _GONE_SECONDS and self._is_gone(name)) for name in missing
-            )
-            if waited >= self.patience_seconds or self.stop.requested or hopeless:
-                lacking = ", ".join(missing)
+            waited, lacking = time.monotonic() - began, ", ".join(missing)
+            if self.stop.signal_number is not None:
+                raise InterruptedRunError(f"stopped while waiting for {lacking}", self.stop.signal_number)
+            hopeless = any(self._has_failed(name) or self._is_gone(name, waited) for name in missing)
+            if waited >= self.patience_seconds or hopeless:
                 raise UserError(f"{self.request.node} cannot be computed: {lacking} is not in {self.store.root}")
             time.sleep(_LOOK_SECONDS)
 
@@ -206,8 +208,10 @@ class _Inputs:
         record = read_record(self.records, name)
         return record is not None and record.status in (FAILED, INTERRUPTED)
 
-    def _is_gone(self, name: str) -> bool:
-        """Whether it was begun and nobody is at work on it: its process was killed."""
+    def _is_gone(self, name: str, waited_seconds: float) -> bool:
+        """Whether it was begun and nobody is at work on it, so that its process was killed."""
+        if waited_seconds < _GONE_SECONDS:
+            return False
         record = read_record(self.records, name)
         return record is not None and record.status == RUNNING and lock_holder(self.store.lock_path(name)) is None
 
