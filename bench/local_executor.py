@@ -10,7 +10,7 @@ import heapq
 import selectors
 import signal
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.graph import REPORT, StageGraph, StageNode
 from bench.node_records import FAILED, end_record, read_record, start_record, sweep_folder
@@ -223,12 +223,14 @@ class _Queue:
         elif code < 0:
             self._killed(worker.node, signal.Signals(-code).name)
         else:
-            self._record_failure(worker.node, f"its worker ended with exit code {code}: {worker.last_words()}")
+            words = worker.last_words()
+            self._record_failure(worker.node, f"its worker ended with exit code {code}: {words} (log: {worker.log})")
 
     def _record_failure(self, name: str, error: str) -> None:
-        record = read_record(self.folder, name) or start_record(self.folder, name, {})
+        # Of a node that never wrote a record itself, the log would be this process's own: the error names the worker's.
+        record = read_record(self.folder, name) or replace(start_record(self.folder, name, {}), log="")
         end_record(self.folder, record, FAILED, error=error)
-        self._failed(name, error, self._log_of(name))
+        self._failed(name, error, record.log)
 
 
 def _urgency(graph: StageGraph, missing: Mapping[str, StageNode]) -> dict[str, float]:

@@ -42,11 +42,13 @@ class RunRequest:
 
 
 def request_from_json(content: Mapping[str, Any]) -> RunRequest:
-    """A ``RunRequest`` from what ``dataclasses.asdict`` made of it. Raises ``KeyError`` or ``TypeError``."""
+    """A ``RunRequest`` from what ``dataclasses.asdict`` made of it, of that shape (``shape.py``)."""
     values = dict(content)
-    tasks = values["target_tasks"]
+    tasks = values.get("target_tasks")
     values["target_tasks"] = None if tasks is None else tuple(tasks)
-    values["overrides"] = tuple(Override(override["name"], override["text"]) for override in values["overrides"])
+    values["overrides"] = tuple(
+        Override(override["name"], override["text"]) for override in values.get("overrides", ())
+    )
     return RunRequest(**values)
 
 

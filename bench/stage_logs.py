@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import StorageError
-from bench.files import LARGEST_TEXT_BYTES, parse_json, read_bytes
+from bench.files import LARGEST_TEXT_BYTES, parse_json, read_bytes, storage_errors
 from bench.rows import EPISODES_LOG, EPISODES_TABLE, METRICS_LOG, read_table, stage_table
 from bench.store import ArtefactStore
 
@@ -92,7 +92,8 @@ class StageLogs:
         folder = self._store.folder(self.artefact)
         rows = folder / EPISODES_TABLE
         table = read_table(rows) if rows.exists() else _no_rows()
-        return table, LogTail(folder / METRICS_LOG).read()
+        metrics = folder / METRICS_LOG
+        return table, read_records(metrics) if metrics.exists() else []
 
     def _shipped(self) -> tuple[pd.DataFrame, Sequence[Record]] | None:
         """Of a run that was exported, which has no artefacts."""
@@ -101,6 +102,19 @@ class StageLogs:
             return None
         table = read_table(rows)
         return table[table["stage"] == self.stage], read_packed_log(packed)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a log that grows no more. Raises ``StorageError`` naming the line that is damaged."""
+    with storage_errors(f"read {path}"):
+        lines = read_bytes(path).splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(_record(line))
+        except ValueError as error:
+            raise StorageError(f"{path} is damaged in line {number} ({error})") from error
+    return records
 
 
 def read_packed_log(path: Path) -> list[Record]:

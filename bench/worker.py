@@ -27,6 +27,8 @@ from bench.store import ARTEFACTS_FOLDER, MANIFEST, ArtefactStore, read_failure
 
 DONE_CODE, FAILED_CODE = 0, 1
 _LOOK_SECONDS = 1.0
+_GONE_SECONDS = 10.0
+"""For so long a record that says ``running`` may be an old one, seen late."""
 
 
 @dataclass(frozen=True)
@@ -181,12 +183,18 @@ class _Inputs:
     patience_seconds: float
 
     def await_all(self, names: Iterable[str]) -> None:
-        """Return when all are there. Raises ``UserError`` when one is not, in time or because it has failed."""
+        """Return when all are there.
+
+        Raises ``UserError`` when one is not, in time or because it has failed, ``InterruptedRunError`` on a signal.
+        """
         wanted = list(names)
-        give_up_at = time.monotonic() + self.patience_seconds
+        began = time.monotonic()
         while missing := [name for name in wanted if not self._is_there(name)]:
-            if time.monotonic() >= give_up_at or self.stop.requested or any(map(self._has_failed, missing)):
-                lacking = ", ".join(missing)
+            waited, lacking = time.monotonic() - began, ", ".join(missing)
+            if self.stop.signal_number is not None:
+                raise InterruptedRunError(f"stopped while waiting for {lacking}", self.stop.signal_number)
+            hopeless = any(self._has_failed(name) or self._is_gone(name, waited) for name in missing)
+            if waited >= self.patience_seconds or hopeless:
                 raise UserError(f"{self.request.node} cannot be computed: {lacking} is not in {self.store.root}")
             time.sleep(_LOOK_SECONDS)
 
@@ -199,6 +207,13 @@ class _Inputs:
     def _has_failed(self, name: str) -> bool:
         record = read_record(self.records, name)
         return record is not None and record.status in (FAILED, INTERRUPTED)
+
+    def _is_gone(self, name: str, waited_seconds: float) -> bool:
+        """Whether it was begun and nobody is at work on it, so that its process was killed."""
+        if waited_seconds < _GONE_SECONDS:
+            return False
+        record = read_record(self.records, name)
+        return record is not None and record.status == RUNNING and lock_holder(self.store.lock_path(name)) is None
 
 
 def _stage_traceback(request: NodeRequest, options: RunOptions) -> str:

@@ -34,7 +34,7 @@ from bench.results import read_run
 from bench.rows import EPISODES_TABLE, read_log, read_table
 from bench.run import RunOptions, execute_run
 from bench.run_record import read_run_record
-from bench.stage_logs import LogTail, read_packed_log
+from bench.stage_logs import LogTail, read_packed_log, read_records
 from bench.stage_state import stage_state
 from bench.store import ArtefactStore
 from bench.sweep_file import load_sweep
@@ -206,7 +206,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
             True,  # type: ignore[arg-type]
         ),
         "episodes.jsonl": Kind(partial / "episodes.jsonl", lambda: read_log(partial), True),
-        "metrics.jsonl": Kind(metrics, lambda: LogTail(metrics).read(), True),
+        "metrics.jsonl": Kind(metrics, lambda: (LogTail(metrics).read(), read_records(metrics)), True),
         "metrics.jsonl.gz": Kind(packed, lambda: read_packed_log(packed)),
         "episodes.parquet": Kind(run / EPISODES_TABLE, lambda: read_table(run / EPISODES_TABLE)),
         "sweep.json": Kind(sweep / "sweep.json", lambda: read_ledger(out, "toys-smoke"), True, True),

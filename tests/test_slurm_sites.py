@@ -291,7 +291,7 @@ def cancelling(slurm: MiniSlurm) -> Iterator[str]:
 
 
 @on_slurm
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_job_that_is_preempted_for_good_is_submitted_again(
     slurm: MiniSlurm, bench: Bench, tmp_path: Path, cancelling: str
 ) -> None:

@@ -20,6 +20,10 @@ def make_source(folder: Path) -> Path:
     return folder
 
 
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
 def git(folder: Path, *arguments: str) -> str:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
     command = ["git", "-C", str(folder), *identity, *arguments]
@@ -50,6 +54,35 @@ def test_changes_and_new_files_are_in_and_ignored_and_deleted_ones_are_not(check
     }  # fmt: skip
     assert (snapshot / "bench" / "module.py").read_text() == "x = 2\n"
     assert (snapshot / "git_commit.txt").read_text() == git(checkout, "rev-parse", "HEAD") + "+changes\n"
+
+
+def test_secrets_and_what_links_lead_to_are_not_copied(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "module.py").write_text("secret = 1\n")
+    for name in (".env", "id.key", "token.txt", ".hidden.py"):
+        (checkout / "slurm" / name).write_text("secret")
+    (checkout / "slurm" / "link.py").symlink_to(tmp_path / "elsewhere" / "module.py")
+    (checkout / "envs" / "linked").symlink_to(tmp_path / "elsewhere")
+    expected = {f"{package}/module.py" for package in PACKAGES}
+    snapshot_code(tmp_path / "new", checkout)
+    found = files_below(tmp_path / "new")
+    assert found == {*expected, "git_commit.txt"}
+    git(checkout, "add", "slurm/link.py", "envs/linked", "slurm/.env")
+    snapshot_code(tmp_path / "tracked", checkout)
+    found = {
+        str(path.relative_to(tmp_path / "tracked")) for path in (tmp_path / "tracked").rglob("*") if path.is_file()
+    }
+    assert found == {*expected, "git_commit.txt"}
+
+
+def test_without_git_secrets_and_links_are_not_copied(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source")
+    (source / "bench" / "id.key").write_text("secret")
+    (source / "bench" / ".env").write_text("secret")
+    (source / "bench" / "link.py").symlink_to("/etc/passwd")
+    snapshot_code(tmp_path / "code", source)
+    found = {str(path.relative_to(tmp_path / "code")) for path in (tmp_path / "code").rglob("*") if path.is_file()}
+    assert found == {f"{package}/module.py" for package in PACKAGES}
 
 
 def test_without_git_every_file_but_bytecode_is_copied(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ Axes: S seed, N task, E episode.
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from bench.errors import StorageError
+from bench.files import read_json
 from bench.results import target_rows
 from bench.statistics.episodes import EpisodeReturns, Excluded
 from bench.statistics.with_rliable import RUNS
-from bench.store import ARTEFACTS_FOLDER, ArtefactStore, stage_file_name
+from bench.store import ARTEFACTS_FOLDER, MANIFEST, ArtefactStore, stage_file_name
 from bench.tables import csv_cell
 
 if TYPE_CHECKING:
@@ -84,11 +84,12 @@ class LoadedRun:
         """
         if "manifest" in stage:
             return cast(Mapping[str, Any], stage["manifest"]["key"])
+        manifest = ArtefactStore(self.folder.parent / ARTEFACTS_FOLDER).folder(stage["artefact"]) / MANIFEST
         try:
-            store = ArtefactStore(self.folder.parent / ARTEFACTS_FOLDER)
-            return cast(Mapping[str, Any], store.manifest(stage["artefact"])["key"])
+            key = read_json(manifest).get("key")
         except StorageError:
             return None
+        return key if isinstance(key, Mapping) else None
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ _LATEX = {
 
 def markdown_text(text: str) -> str:
     """Text in a cell of a Markdown table: no HTML, no end of the cell."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
 
 
 def latex_text(text: str) -> str:
