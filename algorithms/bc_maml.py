@@ -22,9 +22,10 @@ Differences from papers and released code (SiMPL released none of it; MAML's cod
 - A meta-iteration's tasks are all different, and drawn from a fixed set (released: fresh tasks from a distribution).
 - The last meta-policy is kept (paper: the best one of 500 iterations).
 - ``min_log_sigma`` is higher than the cloned network's (Finn et al. clamp sigma at 1e-6).
-- Departures, off in ``paper``: ``gradient_rows`` takes the meta-update over a uniform choice of env_steps, and
-  ``curvature_every`` the Hessian over fewer still. The inner step is over all env_steps of its episodes at every
-  preset: a gradient on 1,500 of those of ten episodes of the maze is mostly noise, and lowers success.
+- Departures, off in ``paper``: ``gradient_rows`` takes the meta-update over a uniform choice of env_steps,
+  ``curvature_every`` the Hessian over fewer still, and ``first_order`` leaves out how the inner step moves with theta.
+  The inner step is over all env_steps of its episodes at every preset: a gradient on 1,500 of those of ten episodes of
+  the maze is mostly noise, and lowers success.
 
 Metrics: ``meta_train_prior_return`` and ``meta_train_posterior_return`` are means over the episodes before and after
 the inner step; ``inner_kl`` is KL(pi_theta, pi_theta_i) over the rows that the inner step was on, which says whether

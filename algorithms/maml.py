@@ -113,6 +113,8 @@ def inner_step(
     policy: BehaviorPolicy, parameters: Parameters, batch: GradientBatch, rate: float, first_order: bool = False
 ) -> Parameters:
     """theta_i of one task; a function of ``parameters`` that can be differentiated."""
+    if rate == 0.0:
+        return parameters
     gradients = grad(partial(inner_loss, policy))(parameters, batch)
     if first_order:
         gradients = {name: gradient.detach() for name, gradient in gradients.items()}
@@ -181,8 +183,10 @@ def meta_update(
 
     ``adapted`` (N, ...) are the parameters that the episodes after the inner step were collected with, where
     ``before`` is not all that the step was on: where they lie is then exact, and how they move with theta, the
-    Jacobian 1 - rate x Hessian, is that of the rows in ``before``, whose expectation is the same.
+    Jacobian 1 - rate x Hessian, is that of the rows in ``before``, whose expectation is the same. To first order they
+    move as theta does, and ``before`` is not looked at.
     """
+    rate = 0.0 if config.first_order and adapted is not None else config.inner_rate
     named = dict(policy.named_parameters())
     shapes = {name: value.shape for name, value in named.items()}
 
@@ -193,14 +197,13 @@ def meta_update(
     def objective_over_every(rows: int) -> Objective:
         """The KL is to where the inner step leads from the policy as it is, so that 0 is its minimum."""
         batches = before.every(rows), after.every(rows)
-        by_these = inner_steps(policy, same_for_all(named, len(before.states)), batches[0], config.inner_rate)
+        by_these = inner_steps(policy, same_for_all(named, len(before.states)), batches[0], rate)
         offsets = None if adapted is None else {name: adapted[name] - value for name, value in by_these.items()}
         with torch.no_grad():
             old: Gaussian = vmap(partial(functional_call, policy))(adapted or by_these, (batches[1].states,))
 
         def objective(flat: Tensor) -> tuple[Tensor, Tensor]:
-            rate, first_order = config.inner_rate, config.first_order
-            return meta_objective(policy, unflatten(flat), *batches, old, rate, first_order, offsets)
+            return meta_objective(policy, unflatten(flat), *batches, old, rate, config.first_order, offsets)
 
         return objective
 

@@ -334,8 +334,11 @@ MAML_QUICK: Values = {
     # Finn et al.'s 0.1 moves the cloned policy by a KL of 0.004 on 20 episodes of each training task of maze-easy, 0.2
     # by 0.017. From a success of 0.17 the first leads to 0.16, the second to 0.28 (400 episodes each, s.e. 0.02).
     "meta_train.inner_rate": 0.2,
-    "meta_train.gradient_rows": 1500,
-    "meta_train.curvature_every": 5,
+    # Of second order on some rows, how theta_i moves with theta would be mostly noise: 0.2 times a Hessian of rewards
+    # that few of the episodes have.
+    "meta_train.first_order": True,
+    "meta_train.gradient_rows": 4000,
+    "meta_train.curvature_every": 10,
     "meta_train.trust_region.max_kl": 0.03,
     "adapt.episodes": 200,
 }

@@ -448,6 +448,32 @@ def test_a_meta_update_on_some_rows_is_about_the_real_adapted_parameters() -> No
     assert step.kl > 0.0
 
 
+def test_to_first_order_adapted_parameters_move_as_theta_does() -> None:
+    """Given where they lie, rows before the step are of no account: the step taken is one on the objective with
+    theta_i + (theta' - theta), written out here."""
+    problem = Problem.random()
+    policy, theta, after = problem.policy, problem.parameters, problem.after
+    adapted = inner_steps(policy, same_for_all(theta, TASKS), random_batch(), RATE)
+    config = MamlConfig(inner_rate=RATE, first_order=True, trust_region=TrustRegionConfig(1e-3))
+    step = meta_update(policy, problem.before, after, config, adapted)
+    assert step.accepted
+    moved = parameters_of(policy)
+    losses, kls = [], []
+    for task in range(TASKS):
+        states, actions, advantages, weights = of_task(after, task)
+        at = {name: adapted[name][task] + moved[name] - theta[name] for name in theta}
+        old, new = (
+            torch.distributions.Normal(*functional_call(policy, parameters, (states,)))
+            for parameters in ({name: value[task] for name, value in adapted.items()}, at)
+        )
+        ratio = (new.log_prob(actions) - old.log_prob(actions)).sum(-1).exp()
+        losses.append(-(weights * advantages * ratio).sum())
+        kls.append((weights * torch.distributions.kl_divergence(old, new).sum(-1)).sum())
+    assert step.loss_after == pytest.approx(float(torch.stack(losses).mean()), rel=1e-6)
+    assert step.kl == pytest.approx(float(torch.stack(kls).mean()), rel=1e-6)
+    assert step.loss_before == pytest.approx(-float((after.weights * after.advantages).sum(1).mean()), rel=1e-6)
+
+
 def test_the_limit_of_the_kl_holds_at_every_update() -> None:
     stage = make_stage(dataclasses.replace(CONFIG, meta_iterations=15))
     kls, accepted = [], []
