@@ -78,6 +78,8 @@ def find_run(run: str, out: Path) -> Path:
         if is_file(folder / RUN_FILE):
             return folder
     names = sorted(path.parent.name for path in out.glob(f"*/{RUN_FILE}"))
+    if not names:
+        raise UserError(f"there is no run in {out} yet; bench run --algo ALGO --env ENV makes one (bench list: names)")
     raise unknown_name(f"run (neither a folder nor in {out})", run, names)
 
 

@@ -26,9 +26,9 @@ def standings_table(found: Findings) -> ReportTable | None:
         f"standings-{_stem(found)}", f"Standings on {found.env}, {found.preset}, episodes {found.window_name}",
         f"Mean and interquartile mean of the scores on {found.tasks} target {'task' if found.tasks == 1 else 'tasks'} "
         f"with their {PERCENT} % intervals over runs; area: mean score of episodes 0-{found.area_episodes}, while "
-        f"learning; halfway: episodes until the mean of ten is halfway up the score range. {DECLARATION} "
-        f"Here {found.family} comparison{'' if found.family == 1 else 's'} "
-        f"{'is' if found.family == 1 else 'are'} tested.",
+        "learning; halfway: episodes until the mean of ten is halfway up the score range. Better, worse: by the "
+        f"declared analysis; {found.family} comparison{'' if found.family == 1 else 's'} "
+        f"{'is' if found.family == 1 else 'are'} tested, one family.",
         (
             Column("algorithm"), *_interval_columns("mean"), *_interval_columns("IQM"), *_interval_columns("area"),
             Column("halfway"), Column("seeds", decimals=0), Column("better than"), Column("not told from"),
@@ -91,7 +91,7 @@ def coverage_figures() -> ReportTable:
 
 
 def _interval_columns(label: str) -> tuple[Column, Column, Column]:
-    return Column(label, decimals=3), Column(f"{label}, low", decimals=3), Column(f"{label}, high", decimals=3)
+    return Column(label, decimals=2), Column(f"{label}, low", decimals=2), Column(f"{label}, high", decimals=2)
 
 
 def _stem(found: Findings) -> str:

@@ -118,7 +118,7 @@ def headline(found: Sequence[Findings], inputs: ReportInputs) -> tuple[str, ...]
     leaders: dict[str, list[str]] = {}
     for one in told:
         leaders.setdefault(one.standings[0].label, []).append(_where(one, told))
-    what = "; ".join(f"{label} scores highest on {names_text(envs)}" for label, envs in leaders.items())
+    what = "Highest score: " + "; ".join(f"{label} on {names_text(envs)}" for label, envs in leaders.items())
     tested = sum(one.family for one in told)
     better = sum(c.decision in ("better", "worse") for one in told for c in one.comparisons)
     pairs = sum(len(one.comparisons) for one in told)
@@ -130,7 +130,7 @@ def headline(found: Sequence[Findings], inputs: ReportInputs) -> tuple[str, ...]
         listed = [f"{label} {minutes[label]:,.0f}" for label in minutes]
         where = _where(first, told)
         cost = f"From nothing, on {where}, a run takes {names_text(listed)} minutes of one machine's time"
-    return tuple(f"{text[0].upper()}{text[1:]}." for text in (what, sure, cost) if text)
+    return tuple(f"{text}." for text in (what, sure, cost) if text)
 
 
 def _where(one: Findings, among: Sequence[Findings]) -> str:

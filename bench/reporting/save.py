@@ -39,6 +39,10 @@ def save_figure(figure: Figure, path_stem: Path, endings: Sequence[str] = FIGURE
     written = []
     # Text stays text, and neither time stamps nor random ids make two files of one figure differ.
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "simpl-bench", "pdf.fonttype": 42, **_PLAIN_TEXT}
+    with matplotlib.rc_context(settings):
+        # Once for all forms: working out a layout takes longer than drawing.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     for ending in endings:
         path = path_stem.with_name(path_stem.name + ending)
         metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[ending]

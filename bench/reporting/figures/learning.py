@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 _BINS = ((60, 10), (20, 5), (10, 2), (0, 1))
 """(at least so many episodes, episodes per bin). All divide 20, so a bin never reaches across the exploration's end."""
 NO_INTERVAL = "one seed: no interval"
+_MOST_BANDS = 3
+"""With more lines that have intervals, a panel has bars instead of bands."""
+_BARS = 5
+"""Of each line."""
 _MARKS = 12
 """A line has about so many markers."""
 
@@ -108,7 +112,7 @@ def learning_figure(name: str, title: str, panels: Sequence[LearningPanel]) -> R
     groups = [group for panel in panels for group in panel.groups]
     widths = sorted({curve.bin_episodes for panel in panels for curve in panel.curves.values()})
     single = all(len(group.seeds) == 1 for group in groups)
-    band = NO_INTERVAL if single else f"band: {INTERVAL} interval over seeds, of each bin"
+    band = NO_INTERVAL if single else f"bands, or bars: {INTERVAL} interval over seeds, of a bin"
     nouns = " and ".join(dict.fromkeys(score_noun(panel.env) for panel in panels))
     marked = any(panel.exploration for panel in panels)
     names_of_explorers = ", ".join(dict.fromkeys(label for panel in panels for label in panel.exploration))
@@ -163,7 +167,8 @@ def draw_learning(panels: Sequence[LearningPanel]) -> Figure:
 def _draw_panel(axes: Axes, panel: LearningPanel, look: Mapping[str, Look]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for group in panel.groups:
+    banded = sum(len(group.seeds) >= MIN_RUNS for group in panel.groups)
+    for place_of_line, group in enumerate(panel.groups):
         curve, own = panel.curves[group.label], look[group.label]
         episodes = curve.starts + (curve.bin_episodes - 1) / 2
         explored = panel.exploration.get(group.label, 0)
@@ -173,7 +178,14 @@ def _draw_panel(axes: Axes, panel: LearningPanel, look: Mapping[str, Look]) -> N
                 markevery=max(1, len(episodes) // _MARKS), label=group.label if place == 0 else "_later",
                 **line_kind(len(group.seeds), own),
             )  # fmt: skip
-        axes.fill_between(episodes, curve.low, curve.high, color=own.colour, alpha=0.18, linewidth=0)
+        if banded <= _MOST_BANDS:
+            axes.fill_between(episodes, curve.low, curve.high, color=own.colour, alpha=0.18, linewidth=0)
+        else:
+            # Each line in bins of its own: many bands on one another would be mud.
+            some = slice(
+                place_of_line * len(episodes) // (len(panel.groups) * _BARS), None, max(1, len(episodes) // _BARS)
+            )
+            axes.vlines(episodes[some], curve.low[some], curve.high[some], color=own.colour, alpha=0.55, linewidth=1.4)
     for algorithm, part in panel.published.groupby("algorithm"):
         label = next(label for label in look if algorithm_of(label) == str(algorithm).lower())
         axes.plot(part["episode"], part["mean"], "--", color=look[label].colour, linewidth=1.1, label="_paper")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from bench.reporting.figures.aggregates import window_sets
 from bench.reporting.model import Column, Made, ReportInputs, ReportTable, Value
-from bench.statistics.with_rliable import REPLICATES, agreement, why_unavailable
+from bench.statistics.with_rliable import agreement, why_unavailable
+
+_REPLICATES = 300
+"""Enough for the width of an interval; rliable takes a second for a thousand."""
 
 
 def rliable_tables(inputs: ReportInputs) -> Made[ReportTable]:
@@ -14,7 +17,7 @@ def rliable_tables(inputs: ReportInputs) -> Made[ReportTable]:
         return Made((), (f"comparison with rliable: {reason}",))
     rows: list[tuple[Value, ...]] = []
     for windows in window_sets(inputs):
-        found = agreement(windows.scores)
+        found = agreement(windows.scores, _REPLICATES)
         if found is not None:
             window = f"{windows.start}-{windows.stop}"
             rows.append((windows.env, windows.preset, window, found.algorithms, found.point, found.widths))
@@ -23,7 +26,7 @@ def rliable_tables(inputs: ReportInputs) -> Made[ReportTable]:
     caption = (
         "The library rliable, run on the same scores (from 0 to 1 by the score range): the largest difference of an "
         f"aggregate (IQM, median, mean, optimality gap), and the median ratio of our intervals' widths to those of its "
-        f"stratified bootstrap ({REPLICATES:,} replicates). Ours are wider where few runs are the unit: rliable's take "
+        f"stratified bootstrap ({_REPLICATES} replicates). Ours are wider where few runs are the unit: rliable's take "
         "the tasks of a run for independent samples."
     )
     columns = (
