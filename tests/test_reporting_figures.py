@@ -5,6 +5,7 @@ Numbers are read back from the drawn lines and bars, never from pixels.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from rliable import library, metrics
 from bench.errors import StorageError, UserError
 from bench.reporting.figures import make_figures
 from bench.reporting.figures.aggregates import improvement_figures, interval_figures, profile_figures
-from bench.reporting.figures.artefacts import latent_figures, path_figures
+from bench.reporting.figures.artefacts import is_category, latent_figures, path_figures
 from bench.reporting.figures.cost import cost_figures
+from bench.reporting.figures.per_task import per_task_figures
 from bench.reporting.figures.studies import other_learning_figures, other_meta_training_figures, study_figures
 from bench.reporting.figures.task_distributions import task_figures, training_task_figures
 from bench.reporting.inputs import load_inputs
@@ -109,16 +111,23 @@ def test_figure_4_shows_the_rows_and_the_papers_curves_on_true_axes(shipped: Rep
             rows = rows_of(f"{algo}-{env}-quick-s*")
             rows = rows[rows["phase"].isin(["explore", "adapt"])]
             expected = rows.groupby(rows["episode"] // 10)["return"].mean()
-            shown = points(line(axes, algo))
+            colour = look_of_algorithm(algo).colour
+            own = [part for part in axes.lines if part.get_linestyle() == "-" and to_hex(part.get_color()) == colour]
+            # The line of an algorithm that explores is broken where exploration ends, and in the legend once.
+            assert [len(points(part)) for part in own] == (
+                [2, episodes // 10 - 2] if algo == "simpl" else [episodes // 10]
+            )
+            assert [str(part.get_label())[0] == "_" for part in own] == [False, True][: len(own)]
+            shown = np.concatenate([points(part) for part in own])
             np.testing.assert_allclose(shown[:, 1], expected.to_numpy(), rtol=1e-9)
             np.testing.assert_allclose(shown[:, 0], 10 * expected.index.to_numpy() + 4.5)
-            colour = look_of_algorithm(algo).colour
             published = paper[(paper["domain"] == env) & (paper["algorithm"] == name) & (paper["episode"] <= episodes)]
             (dashed,) = [
                 part for part in axes.lines if part.get_linestyle() == "--" and to_hex(part.get_color()) == colour
             ]
             np.testing.assert_allclose(points(dashed), published[["episode", "mean"]].to_numpy())
-        assert [np.asarray(part.get_xdata())[0] for part in axes.lines if part.get_linestyle() == ":"] == [20]
+        (shade,) = axes.patches
+        assert (shade.get_extents().transformed(axes.transData.inverted()).x1) == pytest.approx(20)
     assert "pearl-ft" in figure.caption.partition("Not run yet:")[2]
     assert (
         f"{rows_of('spirl-maze-quick-s*').query('episode >= 190')['return'].mean():.2f} in episodes 190-200"
@@ -141,7 +150,7 @@ def test_the_band_is_the_interval_of_each_bin(shipped: ReportInputs) -> None:
 def test_figure_10_shows_the_first_twenty_episodes(shipped: ReportInputs) -> None:
     axes = figure_named(study_figures(shipped), "figure10-quick").draw().axes[0]
     rows = rows_of("spirl-maze-quick-s*").query("episode < 20")
-    expected = rows.groupby(rows["episode"] // 2)["return"].mean()
+    expected = rows.groupby(rows["episode"] // 5)["return"].mean()
     np.testing.assert_allclose(points(line(axes, "spirl"))[:, 1], expected.to_numpy(), rtol=1e-9)
     assert axes.get_xlim() == (0, 20)
 
@@ -162,9 +171,10 @@ def test_the_interval_plot_has_rliables_numbers(shipped: ReportInputs, env: str,
 
 
 def test_the_profile_is_rliables(shipped: ReportInputs) -> None:
-    (axes,) = figure_named(profile_figures(shipped), "profiles-kitchen-quick").draw().axes
+    panels = figure_named(profile_figures(shipped), "profiles-kitchen-quick").draw().axes
     scores = {algo: window_matrix(f"{algo}-kitchen-quick-s*", 90, 110) for algo in ("simpl", "spirl")}
-    for algo, values in scores.items():
+    assert [axes.get_title() for axes in panels] == ["simpl", "spirl"]
+    for axes, (algo, values) in zip(panels, scores.items(), strict=True):
         shown = points(line(axes, algo))
         profile, _ = library.create_performance_profile({algo: values}, shown[:, 0], reps=2)
         np.testing.assert_allclose(shown[:, 1], profile[algo], atol=1e-9)
@@ -192,11 +202,15 @@ def test_meta_training_curves_are_means_of_each_phase(shipped: ReportInputs) -> 
 
 
 def test_cost_curves_end_where_the_rows_do(shipped: ReportInputs) -> None:
-    steps, seconds = figure_named(cost_figures(shipped), "score-by-cost-maze-quick").draw().axes
+    steps, seconds, minutes = figure_named(cost_figures(shipped), "score-by-cost-maze-quick").draw().axes
     rows = rows_of("spirl-maze-quick-s*")
     last = rows[rows["episode"] == 199].groupby("seed")
     assert points(line(steps, "spirl"))[-1, 0] == pytest.approx(last["env_steps"].mean().min())
     assert points(line(seconds, "spirl"))[-1, 0] == pytest.approx(last["seconds"].max().min())
+    records = [json.loads((SHIPPED / f"spirl-maze-quick-s{seed}" / "run.json").read_text()) for seed in range(3)]
+    before = [sum(stage["seconds"] for stage in record["stages"][:-1]) for record in records]
+    ends = (last["seconds"].max().to_numpy() + np.array(before)) / 60
+    assert points(line(minutes, "spirl"))[-1, 0] == pytest.approx(ends.min())
     # The run that ends there is at its own last window; the others are between two of their episodes.
     assert 0.7 < points(line(steps, "spirl"))[-1, 1] < 1.0
 
@@ -208,6 +222,57 @@ def test_an_algorithm_has_one_colour_in_every_figure(shipped: ReportInputs) -> N
             for algo in ("simpl", "spirl"):
                 own = [part for part in axes.lines if str(part.get_label()).split(" (")[0] == algo]
                 assert {to_hex(part.get_color()) for part in own} <= {look_of_algorithm(algo).colour}, figure.name
+
+
+def test_many_lines_have_bars_and_few_have_bands(tmp_path: Path) -> None:
+    for number in range(5):
+        for seed in range(3):
+            scores = [0.2 * number, 0.1 * number + 0.05 * seed]
+            write_run(tmp_path / f"{number}-{seed}", scores, 60, algo=f"a{number}", env="toy-line", seed=seed)
+    (many,) = other_learning_figures(load_inputs([tmp_path])).items
+    assert {type(part).__name__ for part in many.draw().axes[0].collections} == {"LineCollection"}
+    few = load_inputs([path for path in tmp_path.iterdir() if path.name[0] in "01"])
+    bands = other_learning_figures(few).items[0].draw().axes[0].collections
+    assert not any(type(part).__name__ == "LineCollection" for part in bands) and len(bands) == 2
+
+
+def test_two_seeds_are_drawn_thin_and_dotted(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"three{seed}", [0.5, 0.1 * seed], 60, algo="three", env="toy-line", seed=seed)
+        if seed < 2:
+            write_run(tmp_path / f"two{seed}", [0.5, 0.1 * seed], 60, algo="two", env="toy-line", seed=seed)
+    (figure,) = other_learning_figures(load_inputs([tmp_path])).items
+    (axes,) = figure.draw().axes
+    assert (line(axes, "two").get_linestyle(), line(axes, "three").get_linestyle()) == (":", "-")
+    assert line(axes, "two").get_linewidth() < line(axes, "three").get_linewidth()
+    assert "Thin and dotted: fewer than three seeds" in figure.caption
+
+
+def test_algorithms_that_share_their_meta_training_are_drawn_once(tmp_path: Path) -> None:
+    for algo in ("pearl", "pearl-ft"):
+        stages = [{"name": "meta_train", "seconds": 1.0, "artefact": "meta_train-1"}]
+        write_run(tmp_path / algo, [0.5], algo=algo, env="maze-easy", until="meta_train", stages=stages)
+        rows = pd.read_parquet(tmp_path / algo / "episodes.parquet")
+        rows = rows.assign(stage="meta_train", phase="meta_train_posterior")
+        rows.to_parquet(tmp_path / algo / "episodes.parquet")
+    (figure,) = other_meta_training_figures(load_inputs([tmp_path])).items
+    labels = [str(part.get_label()) for part in figure.draw().axes[0].lines]
+    assert [label for label in labels if not label.startswith("_")] == ["pearl = pearl-ft", "before inference (prior)"]
+
+
+def test_the_heat_map_is_the_mean_of_each_task(shipped: ReportInputs) -> None:
+    figure = figure_named(per_task_figures(shipped), "tasks-scores-maze-quick")
+    axes = figure.draw().axes[0]
+    shown = [float(text.get_text()) for text in axes.texts]
+    for place, algo in enumerate(("simpl", "spirl")):
+        expected = np.sort(window_matrix(f"{algo}-maze-quick-s*", 190, 200).mean(axis=0))
+        np.testing.assert_allclose(np.sort(shown[10 * place : 10 * place + 10]), expected, atol=0.005001)
+    assert len(axes.get_xticklabels()) == 10
+
+
+def test_a_tasks_index_is_no_quantity() -> None:
+    assert is_category(np.array([0.0, 3.0]), "index of the task")
+    assert not is_category(np.array([0.5, 3.0]), "index of the task") and not is_category(np.zeros(2), "distance")
 
 
 def test_one_seed_gives_no_band_and_says_so(tmp_path: Path) -> None:
@@ -402,11 +467,11 @@ def test_an_algorithm_that_goes_on_for_far_longer_is_drawn_as_the_level_it_ends_
     figure = figure_named(study_figures(load_inputs([tmp_path])), "figure8-quick")
     (axes,) = figure.draw().axes
     level = line(axes, "bc+maml")
-    assert level.get_linestyle() == "--"
+    assert level.get_linestyle() == "-."  # dashes are the paper's
     np.testing.assert_allclose(points(level)[:, 1], 0.75)
     assert axes.get_xlim() == (0, 40)
     assert line(axes, "pearl").get_linestyle() != "--"
-    assert "Dashed: bc+maml on maze-easy goes on for 90 episodes" in figure.caption
+    assert "Dash-dotted: bc+maml on maze-easy goes on for 90 episodes" in figure.caption
 
 
 def test_a_nan_in_a_run_that_ends_with_meta_training_is_named(tmp_path: Path) -> None:
@@ -415,7 +480,7 @@ def test_a_nan_in_a_run_that_ends_with_meta_training_is_named(tmp_path: Path) ->
     rows.assign(phase="meta_train_posterior").to_parquet(tmp_path / "nan" / "episodes.parquet")
     inputs = load_inputs([tmp_path])
     assert inputs.runs == ()
-    assert [run.reason for run in inputs.excluded] == ["20 returns are not finite numbers"]
+    assert [run.reason for run in inputs.excluded] == ["20 returns are not finite, the first in task task-0, episode 0"]
 
 
 def test_a_legend_of_many_long_names_stays_within_its_figure(tmp_path: Path) -> None:
@@ -427,7 +492,7 @@ def test_a_legend_of_many_long_names_stays_within_its_figure(tmp_path: Path) -> 
     extent = legend.get_window_extent()
     assert box.x0 <= extent.x0 and extent.x1 <= box.x1
     assert {text.get_text() for text in legend.get_texts()} == {
-        f"algorithm-of-another-package-{number} (1 seed)" for number in range(7)
+        f"algorithm-of-another-package-{number}" for number in range(7)
     }
 
 

@@ -75,10 +75,11 @@ def test_a_name_from_elsewhere_has_its_look_for_good() -> None:
     assert look_of_algorithm("mine").colour not in {look_of_algorithm(name).colour for name in OWN}
 
 
-def test_variants_of_one_algorithm_share_its_colour_and_differ_in_line_style() -> None:
+def test_variants_of_one_algorithm_are_its_colour_lighter_and_in_another_line() -> None:
     found = looks(["spirl", "spirl --adapt.n_step 1", "sac"])
     plain, variant = found["spirl"], found["spirl --adapt.n_step 1"]
-    assert (plain.colour, plain.marker) == (variant.colour, variant.marker) == ("#ffa90e", "s")
+    assert (plain.colour, plain.marker, variant.marker) == ("#ffa90e", "s", "s")
+    assert variant.colour == "#ffd486"  # half way to white: (255 + 255) / 2, (169 + 255) / 2, (14 + 255) / 2
     assert plain.line_style == "-" != variant.line_style
     assert found["sac"] == look_of_algorithm("sac")
 

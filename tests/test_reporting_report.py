@@ -160,6 +160,7 @@ def test_what_beats_what_is_in_the_summary_and_in_the_tables(tmp_path: Path) -> 
     study(tmp_path / "runs")
     text = Parsed(report_of(tmp_path / "runs", out=tmp_path / "report")).text
     assert "Episodes 20-40: good has the highest mean score, 0.84" in text
+    assert "Highest score: good on toy-line." in text and "can be told apart" in text
     assert "good is better than poor by 0.60" in text
     assert "3 seeds are few" in text
     table = pd.read_csv(tmp_path / "report" / "tables" / "comparisons-toy-line-quick.csv")

@@ -7,15 +7,19 @@ import re
 import pandas as pd
 import pytest
 
-from bench.reporting.findings import families, find
+from bench.reporting.findings import findings_of
 from bench.reporting.findings_tables import comparisons_table, standings_table
 from bench.reporting.inputs import load_inputs
 from bench.reporting.model import ReportInputs, ReportTable
+from bench.reporting.tables.across import across_tables
+from bench.reporting.tables.budgets import budget_tables
 from bench.reporting.tables.cost import cost_tables
 from bench.reporting.tables.scores import score_tables
+from bench.statistics.analysis import studies
 from tests.conftest import ROOT
 
 REPORT = ROOT / "results" / "report"
+FAMILIES = (score_tables, cost_tables, budget_tables, across_tables)
 REMEDY = "bench report results/runs -o results/report makes it again"
 
 
@@ -27,15 +31,15 @@ def inputs() -> ReportInputs:
 @pytest.fixture(scope="module")
 def fresh(inputs: ReportInputs) -> dict[str, ReportTable]:
     """The tables that depend on rows alone."""
-    tables = [*score_tables(inputs).items, *cost_tables(inputs).items]
-    for groups in families(inputs.groups):
-        found = find(groups)
+    tables = [t for family in FAMILIES for t in family(inputs).items]
+    for study in studies(inputs.groups):
+        found = findings_of(study)
         tables += [table for table in (standings_table(found), comparisons_table(found)) if table is not None]
     return {table.name: table for table in tables}
 
 
 def test_the_shipped_tables_are_those_of_the_rows(fresh: dict[str, ReportTable]) -> None:
-    assert {name.split("-")[0] for name in fresh} == {"scores", "cost", "standings", "comparisons"}
+    assert {name.split("-")[0] for name in fresh} == {"scores", "cost", "budgets", "across", "standings", "comparisons"}
     for name, table in fresh.items():
         shipped = pd.read_csv(REPORT / "tables" / f"{name}.csv")
         assert list(shipped.columns) == [column.heading for column in table.columns], f"{name}: {REMEDY}"
