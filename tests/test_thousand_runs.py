@@ -17,7 +17,7 @@ from bench.files import sha256_of_file, write_sealed_json
 from bench.graph import REPORT, StageGraph, merge_plans
 from bench.ledger import Ledger
 from bench.plan import RunRequest
-from bench.results import summarise
+from bench.summary import summarise
 from bench.run_record import write_run_record
 from bench.store import ARTEFACTS_FOLDER
 from bench.sweep import plan_runs
