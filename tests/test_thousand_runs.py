@@ -17,9 +17,9 @@ from bench.files import sha256_of_file, write_sealed_json
 from bench.graph import REPORT, StageGraph, merge_plans
 from bench.ledger import Ledger
 from bench.plan import RunRequest
-from bench.summary import summarise
 from bench.run_record import write_run_record
 from bench.store import ARTEFACTS_FOLDER
+from bench.summary import summarise
 from bench.sweep import plan_runs
 
 RUNS = 1000
