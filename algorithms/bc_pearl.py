@@ -33,6 +33,7 @@ from algorithms.encoded_adaptation import EncodedAdaptation
 from algorithms.files import load_tensors
 from algorithms.meta_training import META_FILE, MetaTraining
 from algorithms.playback import play_skill_policy
+from algorithms.presets import META_PAPER_BY_DISTRIBUTION
 from algorithms.primitive_presets import BC_PEARL_PRESETS
 from algorithms.ranges import require_between
 from algorithms.regularized_sac import ActorCriticConfig, NetworkConfig, highest_target
@@ -150,6 +151,7 @@ ALGORITHM = Algorithm(
         ),
     ),
     presets=BC_PEARL_PRESETS,
+    distribution_presets=META_PAPER_BY_DISTRIBUTION,
     search_space=ACTION_PRIOR_SPACE,
     needs_train_tasks=True,
 )

@@ -42,6 +42,7 @@ from algorithms.files import load_tensors
 from algorithms.meta_training import META_FILE, MetaTraining
 from algorithms.playback import play_skill_policy
 from algorithms.posterior_adaptation import PosteriorAdaptation, PosteriorAdaptConfig
+from algorithms.presets import META_PAPER_BY_DISTRIBUTION
 from algorithms.primitive_presets import PEARL_FT_PRESETS, PEARL_PRESETS
 from algorithms.ranges import require_between
 from algorithms.regularized_sac import NetworkConfig, SquashedActorCriticConfig, highest_target
@@ -144,11 +145,12 @@ PEARL = Algorithm(
             factory=make_pearl_adapt_stage,
             inputs=("meta_train",),
             tasks="target",
-            implementation="pearl_adapt/1",
+            implementation="pearl_adapt/2",
             play=play_adapted,
         ),
     ),
     presets=PEARL_PRESETS,
+    distribution_presets=META_PAPER_BY_DISTRIBUTION,
     search_space=PEARL_SPACE,
     needs_train_tasks=True,
 )
@@ -169,6 +171,7 @@ PEARL_FT = Algorithm(
         ),
     ),
     presets=PEARL_FT_PRESETS,
+    distribution_presets=META_PAPER_BY_DISTRIBUTION,
     search_space=ENTROPY_SPACE,
     needs_train_tasks=True,
 )

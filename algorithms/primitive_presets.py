@@ -150,12 +150,21 @@ INFERENCE_QUICK: Values = {
 }
 """On the maze: as many episodes as SiMPL's, 9,600 and the warm-up, at most 20 million env_steps."""
 
+INFERENCE_PAPER: Values = {"meta_train.epochs": 450}
+"""As many episodes as the paper states for SiMPL; ``META_PAPER_BY_DISTRIBUTION`` for other numbers of tasks."""
+
 INFERENCE_KITCHEN: Values = {
-    "meta_train.epochs": 500,  # as SiMPL's, like the next one
-    "meta_train.task_embedding_dim": 6,
+    "meta_train.task_embedding_dim": 6,  # as SiMPL's
     "meta_train.warm_up_transitions": 280,
     "meta_train.replay_capacity": 50_000,
 }
+
+INFERENCE_KITCHEN_PAPER: Values = {
+    **INFERENCE_KITCHEN,
+    "meta_train.epochs": 75,
+    "meta_train.task_embedding_dim": 10,
+}
+"""Episodes and dim(e) as the paper states them for SiMPL."""
 
 INFERENCE_KITCHEN_QUICK: Values = {
     **INFERENCE_QUICK,
@@ -195,10 +204,10 @@ INFERENCE_KITCHEN_SMOKE: Values = {
 }
 
 PEARL_PRESETS: dict[tuple[str, str], Values] = {
-    ("maze", "paper"): {},
+    ("maze", "paper"): INFERENCE_PAPER,
     ("maze", "quick"): {**INFERENCE_QUICK, "adapt.episodes": 200},
     ("maze", "smoke"): {**INFERENCE_SMOKE, "adapt.episodes": 4, "adapt.exploration_episodes": 2},
-    ("kitchen", "paper"): INFERENCE_KITCHEN,
+    ("kitchen", "paper"): INFERENCE_KITCHEN_PAPER,
     ("kitchen", "quick"): {**INFERENCE_KITCHEN_QUICK, "adapt.episodes": 120},
     ("kitchen", "smoke"): {**INFERENCE_KITCHEN_SMOKE, "adapt.episodes": 3, "adapt.exploration_episodes": 2},
 }
@@ -277,10 +286,10 @@ PEARL_PRESETS |= {
 }
 
 PEARL_FT_PRESETS: dict[tuple[str, str], Values] = {
-    ("maze", "paper"): {},
+    ("maze", "paper"): INFERENCE_PAPER,
     ("maze", "quick"): {**INFERENCE_QUICK, **SAC_QUICK, **REPLAY_EXPLORATION},
     ("maze", "smoke"): {**INFERENCE_SMOKE, **SAC_SMOKE, "adapt.exploration_episodes": 2},
-    ("kitchen", "paper"): {**INFERENCE_KITCHEN, **SAC_KITCHEN},
+    ("kitchen", "paper"): {**INFERENCE_KITCHEN_PAPER, **SAC_KITCHEN},
     ("kitchen", "quick"): {**INFERENCE_KITCHEN_QUICK, **SAC_KITCHEN_QUICK, **REPLAY_EXPLORATION},
     ("kitchen", "smoke"): {**INFERENCE_KITCHEN_SMOKE, **SAC_SMOKE, "adapt.exploration_episodes": 2},
     ("point-robot", "paper"): {**POINT_ROBOT_PAPER, **TWO_EPISODES},
@@ -298,13 +307,13 @@ CLONED: Values = {
 }
 
 BC_PEARL_PRESETS: dict[tuple[str, str], Values] = {
-    ("maze", "paper"): {},
+    ("maze", "paper"): INFERENCE_PAPER,
     ("maze", "quick"): {**BC_PRESETS["maze", "quick"], **INFERENCE_QUICK, **SAC_QUICK, **CLONED, **REPLAY_EXPLORATION},
     ("maze", "smoke"): {
         **BC_PRESETS["maze", "smoke"], **INFERENCE_SMOKE, **SAC_SMOKE, **CLONED,
         "adapt.exploration_episodes": 2,
     },
-    ("kitchen", "paper"): {**INFERENCE_KITCHEN, "adapt.batch_size": 256},
+    ("kitchen", "paper"): {**INFERENCE_KITCHEN_PAPER, "adapt.batch_size": 256},
     ("kitchen", "quick"): {
         **BC_PRESETS["kitchen", "quick"], **INFERENCE_KITCHEN_QUICK, **SAC_KITCHEN_QUICK, **CLONED,
         **REPLAY_EXPLORATION,

@@ -50,7 +50,7 @@ class TaskInferenceConfig(MetaTrainConfig):
     and its target for PEARL; the rest is Rakelly et al.'s released code, or ours where a line says so."""
 
     epochs: int = 1000
-    """Each: one episode per task with e ~ p(e) and one with e ~ q (as SiMPL's: maze 1000, kitchen 500)."""
+    """Each: one episode per task with e ~ p(e) and one with e ~ q (``paper``: as many as SiMPL's)."""
     tasks_per_update: int = 20
     """Tasks whose gradients are averaged (SiMPL F.2: 20)."""
     context_transitions: int = 256

@@ -284,3 +284,10 @@ def test_mtrl_may_depart_from_the_prior_as_far_as_simpl_may_before_it_knows_the_
         spirl, _ = quick("spirl", each, "adapt")
         for stage in ("task_policies", "adapt"):
             assert quick("mtrl", each, stage)[0].target_kl == spirl.target_kl
+
+
+@pytest.mark.parametrize("env", [*MAZES, "kitchen"])
+@pytest.mark.parametrize("algo", ["pearl", "pearl-ft", "bc+pearl"])
+def test_who_meta_trains_by_inference_has_simpls_episodes_and_embedding_at_paper(algo: str, env: str) -> None:
+    meta, simpl = (plan_run(RunRequest(name, env, "paper")).configs["meta_train"] for name in (algo, "simpl"))
+    assert (meta.epochs, meta.task_embedding_dim) == (simpl.epochs, simpl.task_embedding_dim)
