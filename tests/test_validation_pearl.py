@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.results import learning_curve, read_run
-from bench.statistics.episodes import run_label
+from bench.results import learning_curve, read_run, run_label
 from envs.registry import task_distribution
 from envs.validation.point_robot import PROBLEMS
 from envs.validation.point_world import best_returns, goals_of
