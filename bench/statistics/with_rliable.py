@@ -28,6 +28,8 @@ from bench.statistics.intervals import Estimate
 from bench.statistics.scores import ScoreMatrix, window_scores
 
 REPLICATES = 2_000
+CURVE_REPLICATES = 100
+"""Of profiles and curves, where the library counts every point of every replicate in Python."""
 RUNS, RLIABLE = "runs", "rliable"
 METHODS = (RUNS, RLIABLE)
 """Ours, with runs as the unit; the library's."""
@@ -120,7 +122,7 @@ def rliable_improvement(
 
 
 def rliable_profiles(
-    matrices: Mapping[str, ScoreMatrix], thresholds: FloatArray, replicates: int = REPLICATES
+    matrices: Mapping[str, ScoreMatrix], thresholds: FloatArray, replicates: int = CURVE_REPLICATES
 ) -> tuple[Mapping[str, FloatArray], Mapping[str, FloatArray]]:
     """(points (P,), intervals (2, P)) by label."""
     from rliable import library
@@ -132,7 +134,7 @@ def rliable_profiles(
 
 
 def rliable_curves(
-    groups: Sequence[EpisodeReturns], bin_episodes: int, replicates: int = REPLICATES
+    groups: Sequence[EpisodeReturns], bin_episodes: int, replicates: int = CURVE_REPLICATES
 ) -> tuple[FloatArray, Mapping[str, FloatArray], Mapping[str, FloatArray]]:
     """Sample efficiency: (episodes at the ends of bins (P,), IQM (P,), intervals (2, P)) by label.
 

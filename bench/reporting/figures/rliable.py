@@ -15,6 +15,7 @@ from bench.reporting.model import Made, ReportFigure, ReportInputs
 from bench.reporting.palette import looks
 from bench.statistics.aggregates import METRICS
 from bench.statistics.with_rliable import (
+    CURVE_REPLICATES,
     REPLICATES,
     rliable_aggregates,
     rliable_curves,
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BY = (
-    f"Computed and drawn by rliable: stratified bootstrap, {REPLICATES:,} replicates, 95 % intervals, which take the "
-    "tasks of a run for independent. Scores from 0 to 1 by the score range."
+    f"Computed and drawn by rliable: stratified bootstrap, {REPLICATES:,} replicates "
+    f"({CURVE_REPLICATES} for all but aggregates), 95 % intervals, which take the tasks "
+    "of a run for independent. Scores from 0 to 1 by the score range."
 )
 
 
@@ -87,7 +89,7 @@ def _draw_intervals(windows: WindowSet, labels: Sequence[str], colours: Mapping[
 def _draw_profiles(windows: WindowSet, labels: Sequence[str], colours: Mapping[str, str]) -> Figure:
     from rliable import plot_utils
 
-    thresholds = np.linspace(0, 1, 51)
+    thresholds = np.linspace(0, 1, 21)
     points, ends = rliable_profiles({label: windows.scores[label] for label in labels}, thresholds)
     axes = plot_utils.plot_performance_profiles(
         points, thresholds, performance_profile_cis=ends, colors=dict(colours), xlabel="score", figsize=(6, 3.8),
@@ -99,7 +101,7 @@ def _draw_profiles(windows: WindowSet, labels: Sequence[str], colours: Mapping[s
 def _draw_improvement(windows: WindowSet, labels: Sequence[str], colours: Mapping[str, str]) -> Figure:
     from rliable import plot_utils
 
-    found = rliable_improvement({label: windows.scores[label] for label in labels})
+    found = rliable_improvement({label: windows.scores[label] for label in labels}, CURVE_REPLICATES)
     points = {f"{x},{y}": np.array(estimate.point) for (x, y), estimate in found.items()}
     ends = {f"{x},{y}": np.array([[e.low], [e.high]]) for (x, y), e in found.items()}
     axes = plot_utils.plot_probability_of_improvement(points, ends, figsize=(5, 1.2 + 0.32 * len(points)))
