@@ -121,8 +121,8 @@ def test_chunks_of_each_source() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_trajectories": 0}, "num_trajectories must be at least 1; got 0"),
-        ({"chunk_trajectories": 0}, "chunk_trajectories must be at least 1; got 0"),
+        ({"num_trajectories": 0}, "num_trajectories is 0; valid is 1 to 10,000,000"),
+        ({"chunk_trajectories": 0}, "chunk_trajectories is 0; valid is 1 to 100,000"),
         ({"action_noise": ()}, "action_noise must be"),
         ({"action_noise": (0.1, 0.5)}, "from 0 to 0.3; got"),
     ],
@@ -133,7 +133,7 @@ def test_impossible_configurations_are_refused(changes: dict[str, object], messa
 
 
 def test_presets_are_valid() -> None:
-    assert set(KITCHEN_DATA_PRESETS) == {"smoke", "quick", "paper"}
+    assert set(KITCHEN_DATA_PRESETS) == {"smoke", "quick", "paper", "released"}
     for values in KITCHEN_DATA_PRESETS.values():
         KitchenDataConfig(**values).validate()
 

@@ -59,7 +59,7 @@ def test_maze_goals(name: str) -> None:
     assert distribution.family == "maze"
     assert distribution.summary == task_distribution_summary(name)
     assert "mujoco" in distribution.world_fingerprint
-    assert set(distribution.data_presets) == {"smoke", "quick", "paper"}
+    assert set(distribution.data_presets) == {"smoke", "quick", "paper", "released"}
     layout = distribution.data_source.layout
     lengths = path_length_map(layout, (10, 10))
     train_goals, target_goals = goals_of(name)
