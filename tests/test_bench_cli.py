@@ -69,7 +69,7 @@ def test_listing_names_imports_no_torch() -> None:
         (["run", "--algo", "toy", "--env", "toy-line", "fit.update=1"], "did you mean 'fit.updates'"),
         (["run", "--algo", "toy", "--env", "toy-line", "fit.updates=-1"], "expected a whole number from 0"),
         (["run", "--algo", "toy", "--env", "toy-line", "fit.updates=1e20"], "expected a whole number from 0"),
-        (["show", "nothing"], "unknown run"),
+        (["show", "nothing"], "there is no run in runs yet"),
         (["list", "fit.updates=1"], "takes no configuration fields"),
         (["data", "info", "toy-line"], "bench data build toy-line --preset quick"),
         (["summary", "/nowhere", "-o", "x.csv"], "/nowhere is not a folder"),
@@ -123,7 +123,7 @@ def test_list_as_json(bench: Bench) -> None:
     assert line["validation_tasks"] == 2
     pairs = {(pair["algo"], pair["env"]): pair for pair in content["pairs"]}
     assert pairs["toy", "toy-line"] == {
-        "algo": "toy", "env": "toy-line", "presets": ["smoke", "quick"], "why_not": None,
+        "algo": "toy", "env": "toy-line", "presets": ["smoke", "quick"], "why_not": None, "quick_minutes": None,
     }  # fmt: skip
     other = next(tasks["name"] for tasks in content["task_distributions"] if tasks["family"] != "toy")
     assert pairs["toy", other]["presets"] == []

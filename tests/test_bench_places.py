@@ -113,12 +113,19 @@ def test_a_reader_that_goes_away_fails_no_stage(tmp_path: Path) -> None:
     assert not list((tmp_path / "artefacts").glob("*.partial"))
 
 
+def heed_hangups() -> None:
+    """Whoever runs these tests may have been told to ignore them (nohup), and processes inherit that."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def test_a_closed_terminal_saves_and_nohup_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tests" / "toy.py"), *RUN, "--fit.pause_seconds", "0.1", "--out"]
     for ignored, code in ((False, 128 + signal.SIGHUP), (True, 0)):
         out = tmp_path / str(ignored)
         shell = ["sh", "-c", 'trap "" HUP; exec "$0" "$@"'] if ignored else []
-        process = subprocess.Popen([*shell, *command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*shell, *command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=heed_hangups
+        )
         while not list((out / "artefacts").glob("fit-*.partial/metrics.jsonl")):
             assert process.poll() is None
             time.sleep(0.02)

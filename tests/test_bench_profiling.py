@@ -44,7 +44,7 @@ def test_every_stage_that_says_so_is_timed_from_untrained_artefacts() -> None:
     measured = profile(algos=("toy",), envs=("toy-line",))
     (statistics, row) = measured.rows
     assert (statistics.algos, statistics.stage, statistics.unit) == ((), "statistics", "score matrices")
-    assert statistics.count == 50_000
+    assert statistics.count == 1
     assert (row.algos, row.env, row.stage, row.work, row.unit) == (("toy",), "toy-line", "fit", "update", "updates")
     assert row.per_second == pytest.approx(1 / row.timing.wall_seconds)
     assert row.fastest_per_second >= row.per_second > 0
