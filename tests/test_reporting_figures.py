@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rliable import library, metrics
 
-from bench.errors import StorageError, UserError
+from bench.errors import UserError
 from bench.reporting.figures import make_figures
 from bench.reporting.figures.aggregates import improvement_figures, interval_figures, profile_figures
 from bench.reporting.figures.artefacts import is_category, latent_figures, path_figures
@@ -250,7 +250,7 @@ def test_two_seeds_are_drawn_thin_and_dotted(tmp_path: Path) -> None:
 
 def test_algorithms_that_share_their_meta_training_are_drawn_once(tmp_path: Path) -> None:
     for algo in ("pearl", "pearl-ft"):
-        stages = [{"name": "meta_train", "seconds": 1.0, "artefact": "meta_train-1"}]
+        stages = [{"name": "meta_train", "seconds": 1.0, "artefact": "meta_train-1", "done": True}]
         write_run(tmp_path / algo, [0.5], algo=algo, env="maze-easy", until="meta_train", stages=stages)
         rows = pd.read_parquet(tmp_path / algo / "episodes.parquet")
         rows = rows.assign(stage="meta_train", phase="meta_train_posterior")
@@ -313,8 +313,8 @@ def test_the_score_axis_of_an_unknown_task_distribution_is_open(tmp_path: Path) 
 def test_a_lowest_score_that_no_learner_is_near_does_not_flatten_the_curve(tmp_path: Path) -> None:
     low, high = task_distribution("pendulum").score_range
     assert low < -2000 and high == 0
-    for seed in (0, 1):
-        write_run(tmp_path / f"s{seed}", [-150.0, -250.0], episodes=60, seed=seed, env="pendulum")
+    for seed, score in enumerate((-150.0, -250.0)):  # of its one target task
+        write_run(tmp_path / f"s{seed}", [score], episodes=60, seed=seed, env="pendulum")
     inputs = load_inputs([tmp_path])
     (axes,) = other_learning_figures(inputs).items[0].draw().axes
     assert -260 < axes.get_ylim()[0] < -200 and 0 < axes.get_ylim()[1] < 10
@@ -330,15 +330,17 @@ def test_the_maps_show_every_goal_of_every_split(shipped: ReportInputs) -> None:
     ]  # fmt: skip
     released = pd.read_csv(ROOT / "envs/maze/data/maze_goals.csv")
     for name, splits in {"maze-10": ("train-10", "target"), "maze-top-bottom": ("train-top", "target-bottom")}.items():
-        for points_drawn, split in zip(panels[name].collections, splits, strict=True):
-            goals = released[released["split"] == split][["x", "y"]].to_numpy()
+        expected = [released[released["split"] == split][["x", "y"]].to_numpy() for split in splits]
+        expected.append(np.array([task.spec["goal"] for task in task_distribution(name).validation_tasks]))
+        for points_drawn, goals in zip(panels[name].collections, expected, strict=True):
             assert sorted(map(tuple, np.asarray(points_drawn.get_offsets()))) == sorted(map(tuple, goals))
 
 
 def test_the_kitchens_orders_are_drawn_task_by_task(shipped: ReportInputs) -> None:
     (axes,) = figure_named(task_figures(shipped), "tasks-kitchen").draw().axes
-    assert len(axes.lines) == 4 * (23 + 10)
-    assert {text.get_text() for text in axes.texts} == {"training tasks (23)", "target tasks (10)"}
+    assert len(axes.lines) == 4 * (23 + 10 + 5)
+    columns = ["training tasks (23)", "target tasks (10)", "validation tasks (5)"]
+    assert [text.get_text() for text in axes.texts] == columns
 
 
 def run_with_paths(folder: Path, exported: bool, seed: int = 0) -> dict[tuple[int, int], np.ndarray]:
@@ -346,8 +348,8 @@ def run_with_paths(folder: Path, exported: bool, seed: int = 0) -> dict[tuple[in
     rng = np.random.default_rng(0)
     kept = {(task, at): rng.uniform(1, 20, (5 + task, 4)).astype(np.float32) for task in (0, 3) for at in (0, 20)}
     stages = [
-        {"name": "adapt", "seconds": 1.0, "artefact": "adapt-1"},
-        {"name": "fit", "seconds": 1.0, "artefact": "f"},
+        {"name": "adapt", "seconds": 1.0, "artefact": "adapt-1", "done": True},
+        {"name": "fit", "seconds": 1.0, "artefact": "f", "done": True},
     ]
     write_run(folder / "run", [0.0, 1.0], episodes=30, env="maze", stages=stages, seed=seed)
     rows = pd.read_parquet(folder / "run" / "episodes.parquet").assign(stage="adapt")
@@ -409,8 +411,26 @@ def test_runs_that_kept_nothing_and_damaged_files_are_named(tmp_path: Path) -> N
     whole = file.read_bytes()
     for damaged in (whole[:-50], b"not one of ours"):
         file.write_bytes(damaged)
-        with pytest.raises(StorageError, match=r"paths-adapt.npz cannot be read"):
-            path_figures(load_inputs([tmp_path / "run"]))
+        made = path_figures(load_inputs([tmp_path / "run"]))
+        assert made.items == ()
+        (named,) = made.missing  # and not that none was kept
+        assert named.startswith(f"paths on maze, quick: {file} cannot be read: ")
+    damaged_latents = tmp_path / "run" / "latents-fit.npz"
+    damaged_latents.write_bytes(b"not one of ours")
+    (named,) = latent_figures(load_inputs([tmp_path / "run"])).missing
+    assert named.startswith(f"latent space of a on maze, quick: {damaged_latents} cannot be read: ")
+
+
+def test_a_damaged_file_does_not_hide_that_of_another_seed(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run_with_paths(tmp_path / f"s{seed}", exported=True, seed=seed)
+    for name in ("paths-adapt.npz", "latents-fit.npz"):
+        (tmp_path / "s0" / "run" / name).write_bytes(b"not one of ours")
+    inputs = load_inputs([tmp_path])
+    for made in (path_figures(inputs), latent_figures(inputs)):
+        (figure,), (named,) = made.items, made.missing
+        assert "seed 1" in figure.caption and "seed 0" not in figure.caption
+        assert str(tmp_path / "s0") in named and "cannot be read" in named
 
 
 def test_runs_that_end_with_meta_training_make_figure_8(tmp_path: Path) -> None:
@@ -466,7 +486,7 @@ def test_an_algorithm_that_goes_on_for_far_longer_is_drawn_as_the_level_it_ends_
         rows.assign(stage="meta_train", phase="meta_train_posterior").to_parquet(tmp_path / algo / "episodes.parquet")
     figure = figure_named(study_figures(load_inputs([tmp_path])), "figure8-quick")
     (axes,) = figure.draw().axes
-    level = line(axes, "bc+maml")
+    level = line(axes, "bc+maml, in the end")
     assert level.get_linestyle() == "-."  # dashes are the paper's
     np.testing.assert_allclose(points(level)[:, 1], 0.75)
     assert axes.get_xlim() == (0, 40)

@@ -114,14 +114,19 @@ def test_every_picture_has_its_words_and_its_files(shipped: Path) -> None:
 
 
 def test_language_headings_and_tables_are_as_screen_readers_need_them(shipped: Path) -> None:
-    parsed = Parsed((shipped / "index.html").read_text())
+    page = (shipped / "index.html").read_text()
+    parsed = Parsed(page)
     assert next(parsed.attributes("html"))["lang"] == "en"
     levels = [int(tag[1]) for tag, _ in parsed.elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
     tags = [tag for tag, _ in parsed.elements]
     assert tags.count("table") == tags.count("caption") >= 4
-    assert all(heading["scope"] == "col" for heading in parsed.attributes("th"))
+    for table in re.findall(r"<table.*?</table>", page, re.DOTALL):
+        head, _, body = table.partition("</thead>")
+        scopes = [[heading["scope"] for heading in Parsed(part).attributes("th")] for part in (head, body)]
+        assert scopes[0] and set(scopes[0]) == {"col"}
+        assert set(scopes[1]) <= {"row"} and len(scopes[1]) in (0, body.count("<tr"))  # each row has one, or none has
     assert {"header", "main", "nav", "footer"} <= set(tags)
 
 

@@ -58,15 +58,17 @@ def path_figures(inputs: ReportInputs) -> Made[ReportFigure]:
         if tasks.draw_paths_on is None:
             missing.append(f"paths on {where}: the task distribution has no way to draw them in a panel")
             continue
-        found = stage_paths(inputs, env, preset, TARGET_PHASES, missing)
-        trained = stage_paths(inputs, env, preset, (POSTERIOR,), missing)
+        damaged: list[str] = []
+        found = stage_paths(inputs, env, preset, TARGET_PHASES, damaged)
+        trained = stage_paths(inputs, env, preset, (POSTERIOR,), damaged)
+        missing += damaged
         if found:
             labels = {run.label for run in inputs.runs if (run.env, run.preset) == (env, preset) and run.has_targets}
             without = in_order(sorted(labels - {own.label for own in found}))
             figures.append(_target_figure(tasks, preset, found, without))
         if trained:
             figures.append(_trained_figure(tasks, preset, trained))
-        if not found and not trained:
+        if not found and not trained and not damaged:
             missing.append(
                 f"paths on {where}: no run has kept any ({PATHS_FILE}; runs of before it was kept have none)"
             )
@@ -195,15 +197,16 @@ def latent_figures(inputs: ReportInputs) -> Made[ReportFigure]:
         for stage in run.record.get("stages", ()):
             file, key = run.stage_file(stage, LATENTS_FILE), (run.label, run.env, run.preset, str(stage["name"]))
             if file is not None and stage["artefact"] not in seen and key not in drawn:
-                seen.add(stage["artefact"])
-                drawn.add(key)
                 try:
                     figures.append(_latent_figure(run, str(stage["name"]), file))
-                except StorageError as error:
+                except StorageError as error:  # Another run may have a copy, or a latent space of its own.
                     missing.append(f"latent space of {run.label} on {run.env}, {run.preset}: {error}")
-    if not figures:
+                else:
+                    seen.add(stage["artefact"])
+                    drawn.add(key)
+    if not figures and not missing:
         missing.append(f"latent spaces: no run has kept any ({LATENTS_FILE}; older runs have none)")
-    return Made(tuple(figures), tuple(missing))
+    return Made(tuple(figures), tuple(dict.fromkeys(missing)))
 
 
 def principal_components(vectors: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
