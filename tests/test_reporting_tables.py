@@ -49,9 +49,9 @@ def test_every_table_has_all_forms(shipped: ReportInputs) -> None:
     made = make_tables(shipped)
     assert made.missing == ()
     assert [table.name for table in made.items] == [
-        "scores-kitchen-quick", "scores-maze-quick", "cost-kitchen-quick", "cost-maze-quick",
-        "offline-models-kitchen-quick", "offline-models-maze-quick",
-        "hyperparameters-simpl", "hyperparameters-spirl", "deviations",
+        "across-quick", "scores-kitchen-quick", "scores-maze-quick", "budgets-kitchen-quick", "budgets-maze-quick",
+        "cost-kitchen-quick", "cost-maze-quick", "offline-models-kitchen-quick", "offline-models-maze-quick",
+        "rliable", "hyperparameters-simpl", "hyperparameters-spirl", "deviations",
     ]  # fmt: skip
     for table in made.items:
         assert len(table.to_markdown().splitlines()) == len(table.rows) + 2
@@ -87,7 +87,7 @@ def test_scores_are_those_of_the_rows_and_of_the_paper(shipped: ReportInputs, en
         rows = rows[rows["phase"].isin(["explore", "adapt"]) & (rows["episode"] >= start) & (rows["episode"] < stop)]
         mean = rows["return"].mean()
         assert line["mean"] == pytest.approx(mean, abs=1e-9)
-        assert line["low"] <= mean <= line["high"]  # type: ignore[operator]
+        assert line["mean, low"] <= mean <= line["mean, high"]  # type: ignore[operator]
         assert (line["seeds"], line["tasks"]) == (3, 10)
         name = {"simpl": "SiMPL", "spirl": "SPiRL"}[str(line["algorithm"])]
         at = paper[(paper["domain"] == env) & (paper["algorithm"] == name)]
@@ -103,7 +103,8 @@ def test_one_seed_has_no_interval_and_the_caption_says_so(tmp_path: Path) -> Non
     write_run(tmp_path / "one", [0.5, 1.0], episodes=25)
     (table,) = score_tables(load_inputs([tmp_path])).items
     (line,) = records(table)
-    assert (line["mean"], line["low"], line["high"], line["IQM low"]) == (0.75, None, None, None)
+    assert (line["mean"], line["mean, low"], line["mean, high"]) == (0.75, None, None)
+    assert (line["IQM"], line["IQM, low"], line["IQM, high"]) == (0.75, None, None)
     assert "a, 10-20: one seed: no interval" in table.caption
 
 
@@ -147,7 +148,7 @@ def test_hyperparameters_have_the_values_that_were_used_and_their_sources(shippe
 def test_a_field_that_seeds_do_not_share_varies(tmp_path: Path) -> None:
     for seed in (0, 1):
         key = {"config": {"rate": 0.5, "inner": {"seed": seed}}}
-        stages = [{"name": "fit", "seconds": 1.0, "artefact": "fit-x", "manifest": {"key": key}}]
+        stages = [{"name": "fit", "done": True, "seconds": 1.0, "artefact": "fit-x", "manifest": {"key": key}}]
         write_run(tmp_path / f"s{seed}", [1.0], seed=seed, stages=stages, algo="spirl", env="maze")
     made = hyperparameter_tables(load_inputs([tmp_path]))
     (table,) = made.items
@@ -156,7 +157,8 @@ def test_a_field_that_seeds_do_not_share_varies(tmp_path: Path) -> None:
 
 
 def test_values_without_sources_say_why(tmp_path: Path) -> None:
-    stages = [{"name": "fit", "seconds": 1.0, "artefact": "fit-x", "manifest": {"key": {"config": {"rate": 0.5}}}}]
+    manifest = {"key": {"config": {"rate": 0.5}}}
+    stages = [{"name": "fit", "done": True, "seconds": 1.0, "artefact": "fit-x", "manifest": manifest}]
     write_run(tmp_path / "run", [1.0], algo="theirs", stages=stages)
     made = hyperparameter_tables(load_inputs([tmp_path]))
     assert [table.rows for table in made.items] == [(("fit.rate", "0.5", ""),)]
