@@ -539,3 +539,17 @@ def test_a_kitchen_path_shows_when_subtasks_are_done(shipped: ReportInputs) -> N
     assert [(np.asarray(part.get_xdata())[0], part.get_marker()) for part in marks] == [(0.5, "P")]
     with pytest.raises(ValueError, match="1 episodes but 2 tasks"):
         tasks.draw_paths_on([states], tasks.target_tasks[:2], axes)
+
+
+def test_labels_with_many_overrides_leave_room_for_what_is_drawn(tmp_path: Path) -> None:
+    """A layout without room for its axes is a warning, which is an error here; half an inch is the least to read."""
+    overrides = {"adapt.critic_updates_per_step": "6", "adapt.episodes": "6", "adapt.learning_rate": "1e-4"}
+    for index, changes in enumerate(({}, overrides)):
+        write_run(tmp_path / f"r{index}", [1.0, 2.0], 25, algo="simpl", env="kitchen", overrides=changes)
+    inputs = load_inputs([tmp_path])
+    (heat_map,) = [one for one in per_task_figures(inputs).items if one.name == "tasks-scores-kitchen-quick"]
+    for figure in (heat_map, *improvement_figures(inputs).items):
+        drawn = figure.draw()
+        drawn.draw_without_rendering()
+        assert drawn.axes[0].get_window_extent().width > 0.5 * drawn.dpi
+        assert drawn.axes[0].get_window_extent().height > 0.5 * drawn.dpi

@@ -15,6 +15,7 @@ import numpy as np
 from bench.reporting.figures.drawing import (
     INTERVAL,
     file_name,
+    long_label_inches,
     new_panels,
     notes_text,
     score_name,
@@ -254,7 +255,9 @@ def _improvement_figure(windows: WindowSet) -> ReportFigure:
 
 def _draw_improvement(labels: Sequence[str], matrix: Mapping[tuple[str, str], Estimate]) -> Figure:
     size = len(labels)
-    figure, (axes,) = new_panels(1, width=2.6 + 0.85 * size, height=1.5 + 0.62 * size)
+    beside = long_label_inches(labels)
+    # Those below are turned by 30 degrees: they are half as high as they are long.
+    figure, (axes,) = new_panels(1, width=2.6 + 0.85 * size + beside, height=1.5 + 0.62 * size + beside / 2)
     values = np.full((size, size), np.nan)
     for (first, second), estimate in matrix.items():
         row, column = labels.index(first), labels.index(second)

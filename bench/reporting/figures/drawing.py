@@ -19,6 +19,7 @@ PANEL_INCHES = (4.6, 3.5)
 INTERVAL = f"{100 * CONFIDENCE:g} %"
 _CHARACTER_INCHES, _HANDLE_INCHES = 0.08, 0.7
 """Of a legend in small type, roughly."""
+_SHORT_CHARACTERS = 12
 NOTE_LINES = 4
 """As many notes on what is missing go into a caption; the rest is counted."""
 
@@ -38,6 +39,11 @@ def new_panels(
     for axes in panels[count:]:
         axes.set_axis_off()
     return figure, panels[:count]
+
+
+def long_label_inches(labels: Iterable[str]) -> float:
+    """What labels beside an axis need beyond the margin that short ones fit in: overrides make them long."""
+    return max(0, max(map(len, labels), default=0) - _SHORT_CHARACTERS) * _CHARACTER_INCHES
 
 
 def tidy(axes: Axes) -> None:

@@ -12,7 +12,16 @@ import numpy as np
 import pandas as pd
 
 from bench.reporting.figures.aggregates import WindowSet, window_sets
-from bench.reporting.figures.drawing import counted, file_name, new_panels, score_name, score_noun, shared_legend, tidy
+from bench.reporting.figures.drawing import (
+    counted,
+    file_name,
+    long_label_inches,
+    new_panels,
+    score_name,
+    score_noun,
+    shared_legend,
+    tidy,
+)
 from bench.reporting.figures.learning import bin_width
 from bench.reporting.model import Made, ReportFigure, ReportInputs
 from bench.reporting.palette import looks
@@ -79,7 +88,8 @@ def _draw_heat_map(windows: WindowSet, table: pd.DataFrame) -> Figure:
 
     names = _task_names(windows)
     example = next(iter(windows.groups.values()))
-    figure, (axes,) = new_panels(1, width=2.6 + 0.62 * table.shape[1], height=1.5 + 0.34 * len(table))
+    width = 2.6 + 0.62 * table.shape[1] + long_label_inches(map(str, table.index))
+    figure, (axes,) = new_panels(1, width=width, height=1.5 + 0.34 * len(table))
     low, high = example.score_range or (float(table.min().min()), float(table.max().max()))
     low = max(low, float(table.min().min())) if low < 0 else low
     seaborn.heatmap(
