@@ -19,7 +19,8 @@ PANEL_INCHES = (4.6, 3.5)
 INTERVAL = f"{100 * CONFIDENCE:g} %"
 _CHARACTER_INCHES, _HANDLE_INCHES = 0.08, 0.7
 """Of a legend in small type, roughly."""
-_SHORT_CHARACTERS = 12
+_SHORT_CHARACTERS, _TICK_CHARACTER_INCHES = 12, 0.11
+"""Of labels beside an axis, roughly: so many fit into the usual margin."""
 NOTE_LINES = 4
 """As many notes on what is missing go into a caption; the rest is counted."""
 
@@ -43,7 +44,7 @@ def new_panels(
 
 def long_label_inches(labels: Iterable[str]) -> float:
     """What labels beside an axis need beyond the margin that short ones fit in: overrides make them long."""
-    return max(0, max(map(len, labels), default=0) - _SHORT_CHARACTERS) * _CHARACTER_INCHES
+    return max(0, max(map(len, labels), default=0) - _SHORT_CHARACTERS) * _TICK_CHARACTER_INCHES
 
 
 def tidy(axes: Axes) -> None:

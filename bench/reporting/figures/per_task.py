@@ -87,20 +87,20 @@ def _draw_heat_map(windows: WindowSet, table: pd.DataFrame) -> Figure:
     import seaborn
 
     names = _task_names(windows)
+    tasks, rows = [names[task] for task in table.columns], list(map(str, table.index))
     example = next(iter(windows.groups.values()))
-    width = 2.6 + 0.62 * table.shape[1] + long_label_inches(map(str, table.index))
-    figure, (axes,) = new_panels(1, width=width, height=1.5 + 0.34 * len(table))
+    width = 2.6 + 0.62 * table.shape[1] + long_label_inches(rows)
+    # Tasks below are turned by 40 degrees: two thirds as high as they are long.
+    figure, (axes,) = new_panels(1, width=width, height=1.5 + 0.34 * len(table) + long_label_inches(tasks) * 2 / 3)
     low, high = example.score_range or (float(table.min().min()), float(table.max().max()))
     low = max(low, float(table.min().min())) if low < 0 else low
     seaborn.heatmap(
-        table.rename(columns=names), ax=axes, vmin=low, vmax=high, cmap="cividis", annot=True, fmt=".2f",
-        annot_kws={"fontsize": 7}, linewidths=0.5, cbar_kws={"label": score_name(example)},
+        table, ax=axes, vmin=low, vmax=high, cmap="cividis", annot=True, fmt=".2f", xticklabels=False,
+        yticklabels=False, annot_kws={"fontsize": 7}, linewidths=0.5, cbar_kws={"label": score_name(example)},
     )  # fmt: skip
     axes.set(xlabel="target task", ylabel="")
-    axes.tick_params(axis="x", rotation=40, labelsize=7)
-    axes.tick_params(axis="y", rotation=0, labelsize=8)
-    for text in axes.get_xticklabels():
-        text.set_horizontalalignment("right")
+    axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks, rotation=40, ha="right", fontsize=7)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows, rotation=0, fontsize=8)
     return figure
 
 
