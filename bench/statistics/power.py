@@ -116,7 +116,7 @@ def power(seeds: int, difference: float, sd: float, alpha: float = LEVEL, paired
     """How likely ``seeds`` runs of each algorithm show (p < alpha) a true difference of this size.
 
     ``sd`` is that of the difference of two runs, which is taken for normally distributed: what simulated scores with a
-    floor and a ceiling show is within 0.03 of it. 0 below ``MIN_RUNS``, where no verdict is given.
+    floor and a ceiling show is within about 0.03 of it. 0 below ``MIN_RUNS``, where no verdict is given.
     """
     if seeds < MIN_RUNS:
         return 0.0
