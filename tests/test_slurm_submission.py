@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +47,9 @@ SCRIPT = """\
 #SBATCH --wckey=submitit
 
 # setup
+export PATH=/site/bin:/usr/bin:/bin"${PATH:+:$PATH}"
+export SLURM_EXPORT_ENV=ALL
+export SLURM_CONF=CONFIGURATION
 module load cuda
 export PYTHONPATH=FOLDER/code:/plugins
 export OMP_NUM_THREADS=2
@@ -86,10 +90,13 @@ def test_arrays_hold_every_node_once_and_after_its_inputs_and_keep_the_limits(tm
 @pytest.mark.slurm
 def test_the_batch_script_word_for_word(slurm: MiniSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/plugins")
+    monkeypatch.setenv("PATH", "/site/bin:/usr/bin:/bin")
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     asked = Resources("main", "lab", "normal", minutes=90, cpus=2, memory_mb=8000, gpus=1)
     made = executor.make_executor(tmp_path, "mine", asked, ("module load cuda",), ["4", "17"], 1)
     made.parameters["map_count"] = 2
     text = made._make_submission_file_text(made._submitit_command_str, "")
+    text = text.replace(os.environ["SLURM_CONF"], "CONFIGURATION")
     assert text.replace(str(tmp_path), "FOLDER").replace(sys.executable, "PYTHON") == SCRIPT
 
 
