@@ -61,7 +61,7 @@ trap : TERM USR2
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output FOLDER/logs/%A_%a_%t_log.out --error FOLDER/logs/%A_%a_%t_log.err --cpus-per-task 2 \
-sh -c 'trap "" TERM USR2; exec "$0" "$@"' PYTHON -u -m submitit.core._submit FOLDER/logs
+/bin/sh -c 'trap "" TERM USR2; exec "$0" "$@"' PYTHON -u -m submitit.core._submit FOLDER/logs
 """
 
 
